@@ -1,0 +1,245 @@
+"""Worker side of recording: play episodes, encode their pictures, hand the small columns back.
+
+A shard is a run of episodes that share one video file per camera. What a shard holds depends on its request
+alone, so a dataset is the same for any number of workers. Imports no torch and no LeRobot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from embodiments.so101 import constants as c
+from embodiments.so101.twin.episode import Episode
+from embodiments.so101.twin.play import PlayController
+from embodiments.so101.twin.scenario import Scenario, make_scenario
+from embodiments.so101.twin.simulation import CAMERAS
+from embodiments.so101.twin.variation import Variation
+from embodiments.so101.twin.workers import serve
+
+DEMONSTRATION_SEEDS = 1_000_000_000  # scene seeds of recordings start here; evaluation stays below
+PLAY_SEEDS = 5_000_000_000
+SEEDS_PER_SHARD = 100_000
+TAIL_TICKS = 3  # recorded after success: the expert goes on past the boundary of success
+VIDEO_OPTIONS = {"preset": "veryfast", "crf": "16", "g": "2", "bf": "0", "threads": "1"}
+VIDEO_CODEC = "h264"
+# Full chroma: blocks are 7 pixels wide and told apart by colour; 4:2:0 costs 6 dB here for the same bytes.
+VIDEO_PIXELS = "yuv444p"
+PLAY_TASK = "play"
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """Bursts of action noise that knock the arm off the expert's path; the expert's action stays the label.
+
+    start_probability: per tick without contact. max_ticks: longest burst. The others are amplitudes.
+    """
+
+    start_probability: float = 0.06
+    max_ticks: int = 3
+    joint_deg: float = 6.0
+    gripper_percent: float = 8.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start_probability <= 1.0 or self.max_ticks < 1:
+            raise ValueError(
+                f"noise: start_probability {self.start_probability} must be 0 to 1, "
+                f"max_ticks {self.max_ticks} at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class ShardRequest:
+    """What to record into one video file per camera."""
+
+    index: int
+    seed: int
+    kind: str  # "demonstration" or "play"
+    families: tuple[str, ...]
+    weights: tuple[float, ...]
+    variation: Variation
+    image_size: int
+    noise: NoiseSettings
+    play_ticks: int
+    video_paths: tuple[str, ...]  # one per camera
+
+
+@dataclass
+class EpisodeRecord:
+    """One recorded episode of L frames, pictures already encoded. `family` names what was attempted."""
+
+    success: bool
+    family: str
+    task: str
+    state: np.ndarray  # (L, 6) float32
+    action: np.ndarray  # (L, 6) float32
+    objects: np.ndarray  # (L, K, 2) float32
+    present: np.ndarray  # (L, K) bool
+    histograms: np.ndarray  # (C, 3, 256) int64, of each camera's channels
+
+
+class VideoShard:
+    """One growing video file; frame i is shown at i / fps."""
+
+    def __init__(self, path: str, size: int) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(path, "w")
+        self._stream: Any = self._container.add_stream(VIDEO_CODEC, c.TWIN_RATE_HZ, options=VIDEO_OPTIONS)
+        self._stream.pix_fmt = VIDEO_PIXELS
+        self._stream.width = self._stream.height = size
+        self._frames = 0
+
+    def append(self, pictures: list[np.ndarray]) -> None:
+        """Encode pictures (S, S, 3) uint8."""
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts = self._frames
+            frame.time_base = Fraction(1, c.TWIN_RATE_HZ)
+            self._frames += 1
+            self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Flush and finish the file."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+class ShardRecorder:
+    """Records the episodes of one shard, one `record` at a time."""
+
+    def __init__(self, request: ShardRequest) -> None:
+        self._request = request
+        self._episode = Episode(request.image_size)
+        self._videos = [VideoShard(path, request.image_size) for path in request.video_paths]
+        self._attempt = 0
+
+    def record(self) -> EpisodeRecord:
+        """Play one attempt. A failed one comes back with `success` False and leaves nothing in the video."""
+        request = self._request
+        first = PLAY_SEEDS if request.kind == "play" else DEMONSTRATION_SEEDS
+        scene_seed = first + (request.seed * 10_000 + request.index) * SEEDS_PER_SHARD + self._attempt
+        self._attempt += 1
+        rng = np.random.default_rng([scene_seed, 505])
+        family = "touch" if request.kind == "play" else str(rng.choice(request.families, p=request.weights))
+        self._episode.start(make_scenario(scene_seed, family, request.variation))
+        if request.kind == "play":
+            record, pictures = self._play(scene_seed)
+        else:
+            record, pictures = self._demonstrate(self._episode.scenario, rng)
+        if record.success:
+            for video, camera_pictures in zip(self._videos, pictures, strict=True):
+                video.append(camera_pictures)
+        return record
+
+    def close(self) -> None:
+        """Finish the video files."""
+        for video in self._videos:
+            video.close()
+
+    def _demonstrate(
+        self, scenario: Scenario, rng: np.random.Generator
+    ) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
+        columns = _Columns()
+        burst = _NoiseBurst(self._request.noise, rng)
+        tail = TAIL_TICKS
+        while tail >= 0 and not (self._episode.truncated and not self._episode.success):
+            action = self._episode.expert_action()
+            columns.add(self._episode, action)
+            calm = scenario.family == "absent" or self._episode.success
+            touching = bool(self._episode.simulation.table_state().touching.any())
+            self._episode.advance(action if calm else action + burst.draw(allowed=not touching))
+            tail -= int(self._episode.success)
+        return columns.finish(self._episode.success, scenario.family, scenario.instruction)
+
+    def _play(self, seed: int) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
+        columns = _Columns()
+        controller = PlayController(seed)
+        simulation = self._episode.simulation
+        for _ in range(self._request.play_ticks):
+            action = simulation.true_to_reported(controller.action(simulation.table_state())).astype(
+                np.float32
+            )
+            columns.add(self._episode, action)
+            simulation.tick(action)
+        return columns.finish(True, PLAY_TASK, PLAY_TASK)
+
+
+class _NoiseBurst:
+    def __init__(self, settings: NoiseSettings, rng: np.random.Generator) -> None:
+        self._settings, self._rng = settings, rng
+        self._left = 0
+        self._offset = np.zeros(c.NUM_JOINTS)
+
+    def draw(self, *, allowed: bool) -> np.ndarray:
+        """Offset (6,) for this tick; a burst begins only where `allowed`."""
+        settings = self._settings
+        begins = self._rng.random() < settings.start_probability
+        if self._left == 0 and begins and allowed:
+            self._left = int(self._rng.integers(1, settings.max_ticks + 1))
+            scale = np.append(np.full(c.NUM_JOINTS - 1, settings.joint_deg), settings.gripper_percent)
+            self._offset = self._rng.uniform(-1, 1, c.NUM_JOINTS) * scale
+        if self._left == 0:
+            return np.zeros(c.NUM_JOINTS)
+        self._left -= 1
+        return self._offset
+
+
+class _Columns:
+    def __init__(self) -> None:
+        self._state: list[np.ndarray] = []
+        self._action: list[np.ndarray] = []
+        self._objects: list[np.ndarray] = []
+        self._present: list[np.ndarray] = []
+        self._pictures: list[list[np.ndarray]] = [[] for _ in CAMERAS]
+
+    def add(self, episode: Episode, action: np.ndarray) -> None:
+        """One frame: what is seen now and the action chosen for it."""
+        for camera, picture in zip(self._pictures, episode.pictures().values(), strict=True):
+            camera.append(picture)
+        objects, present = episode.objects()
+        self._state.append(episode.agent_pos())
+        self._action.append(action)
+        self._objects.append(objects)
+        self._present.append(present)
+
+    def finish(self, success: bool, family: str, task: str) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
+        histograms = np.zeros((len(CAMERAS), 3, 256), dtype=np.int64)
+        if success:
+            for camera, pictures in enumerate(self._pictures):
+                stacked = np.stack(pictures)
+                for channel in range(3):
+                    histograms[camera, channel] = np.bincount(stacked[..., channel].ravel(), minlength=256)
+        record = EpisodeRecord(
+            success,
+            family,
+            task,
+            np.stack(self._state),
+            np.stack(self._action),
+            np.stack(self._objects),
+            np.stack(self._present),
+            histograms,
+        )
+        return record, self._pictures
+
+
+def shard_worker(handle: int) -> None:
+    """Entry point of a worker process that records shards."""
+    recorder: ShardRecorder | None = None
+
+    def answer(name: str, *arguments: Any) -> EpisodeRecord | None:
+        nonlocal recorder
+        if name == "open":
+            recorder = ShardRecorder(*arguments)
+            return None
+        assert recorder is not None
+        if name == "record":
+            return recorder.record()
+        recorder.close()
+        return None
+
+    serve(handle, answer)

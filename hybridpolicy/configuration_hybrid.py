@@ -1,0 +1,233 @@
+"""`HybridConfig`: every choice a run makes about the policy, checked once when it is built.
+
+Import-light on purpose: LeRobot imports this module whenever it loads plugins.
+"""
+
+from dataclasses import dataclass, field
+
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import NormalizationMode
+from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+from hybridpolicy.couplings import COUPLINGS, IMAGINE_MODES
+from hybridpolicy.errors import ConfigurationError, allowed
+
+LAWS = ("regress", "flow")
+CONVENTIONS = ("absolute", "relative")
+GOAL_TRAINING = ("full", "insulated")
+EMBEDDED = "embedded"
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"hybrid: {name} = {value!r}; {allowed(value, choices)}")
+
+
+@PreTrainedConfig.register_subclass("hybrid")
+@dataclass
+class HybridConfig(PreTrainedConfig):
+    """Configuration of the hybrid policy.
+
+    What a user changes at run time is a top-level scalar, because LeRobot's command line cannot reach into
+    dictionaries. Lengths are in frames of the dataset, sizes in pixels, shares in [0, 1].
+    """
+
+    # -- what LeRobot's commands read by name
+    chunk_size: int = 8
+    n_action_steps: int = 2
+    push_to_hub: bool = False
+    dtype: str = "float32"
+    action_feature_names: list[str] | None = None
+    state_feature_names: list[str] | None = None
+    rtc_config: RTCConfig | None = None
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,
+            "STATE": NormalizationMode.MEAN_STD,
+            "ACTION": NormalizationMode.MEAN_STD,
+        }
+    )
+
+    # -- the arm and its clock
+    embodiment: str = "arm"
+    fps: float | None = None  # filled from the dataset; another control rate is refused
+    action_convention: str = "absolute"  # relative: chunk minus the state it was planned from
+
+    # -- architecture of the field, as one row of `couplings.COUPLINGS`
+    coupling: str = "joint"
+    imagine: str = "never"
+    action_law: str = "regress"
+    world_law: str = "regress"
+    action_steps: int = 1
+    world_steps: int = 1
+    world_offsets: list[int] = field(default_factory=lambda: [4, 8])
+
+    # -- sizes
+    image_size: list[int] = field(default_factory=lambda: [96, 96])
+    width: int = 128
+    depth: int = 3
+    heads: int = 4
+    mlp_ratio: int = 4
+    num_keypoints: int = 32  # per view, of each readout
+    tokens_per_view: int = 4
+    keypoint_features: int = 6  # appearance numbers carried beside x and y
+    frame_channels: int = 64
+
+    # -- goal
+    goal_model: str = EMBEDDED  # or a hub id, or a folder, of any AutoModelForImageTextToText
+    goal_revision: str | None = None
+    goal_layers: int | None = None  # keep the first n language layers; None keeps all
+    goal_train: str = "full"  # insulated: no gradient enters the language model
+    goal_tokens: int = 2
+    lexicon: list[str] = field(default_factory=list)  # words the embedded tokenizer knows
+
+    # -- training
+    world_share: float = 0.25  # share of micro-batches that carry future frames and the world loss
+    world_weight: float = 0.5
+    collapse_weight: float = 0.05
+    text_dropout: float = 0.05
+    rtc_share: float = 0.1  # samples whose first actions are given clean (training-time RTC)
+    rtc_max_delay: int = 4
+    objects_weight: float = 0.0  # loss on privileged object positions; 0 switches it off
+    objects_count: int = 0
+    ema_decay: float = 0.996  # of the target frame encoder
+    trunk_lr_scale: float = 1.0
+    seed: int = 0
+    optimizer_lr: float = 1e-3
+    optimizer_weight_decay: float = 1e-2
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_warmup_steps: int = 200
+
+    # -- adapter (LoRA on the action stream)
+    lora_rank: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("coupling", self.coupling, tuple(COUPLINGS))
+        _one_of("imagine", self.imagine, IMAGINE_MODES)
+        _one_of("action_law", self.action_law, LAWS)
+        _one_of("world_law", self.world_law, LAWS)
+        _one_of("action_convention", self.action_convention, CONVENTIONS)
+        _one_of("goal_train", self.goal_train, GOAL_TRAINING)
+        COUPLINGS[self.coupling].check_imagine(self.imagine)
+        self._check_lengths()
+        self._check_shares()
+        self._check_normalisation()
+
+    def _check_lengths(self) -> None:
+        if not 1 <= self.n_action_steps <= self.chunk_size:
+            raise ConfigurationError(
+                f"hybrid: n_action_steps = {self.n_action_steps}; allowed 1 … chunk_size = {self.chunk_size}"
+            )
+        offsets = list(self.world_offsets)
+        if not offsets or offsets != sorted(set(offsets)) or offsets[0] < 1:
+            raise ConfigurationError(
+                f"hybrid: world_offsets = {offsets}; give strictly increasing frame counts from 1, e.g. [4, 8]"
+            )
+        if self.rtc_max_delay >= self.chunk_size:
+            raise ConfigurationError(
+                f"hybrid: rtc_max_delay = {self.rtc_max_delay}; must be below chunk_size = {self.chunk_size}"
+            )
+        for name in (
+            "action_steps",
+            "world_steps",
+            "width",
+            "depth",
+            "heads",
+            "goal_tokens",
+            "tokens_per_view",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; must be 1 or more")
+        if self.width % self.heads:
+            raise ConfigurationError(
+                f"hybrid: width = {self.width} must be a multiple of heads = {self.heads}"
+            )
+        if self.num_keypoints % self.tokens_per_view:
+            raise ConfigurationError(
+                f"hybrid: num_keypoints = {self.num_keypoints} must be a multiple of "
+                f"tokens_per_view = {self.tokens_per_view}"
+            )
+        if self.action_law == "regress" and self.action_steps != 1:
+            raise ConfigurationError(
+                f"hybrid: action_steps = {self.action_steps} with action_law = regress; regression takes one step, "
+                "set action_law = flow to integrate"
+            )
+        if self.world_law == "regress" and self.world_steps != 1:
+            raise ConfigurationError(
+                f"hybrid: world_steps = {self.world_steps} with world_law = regress; set world_law = flow to integrate"
+            )
+
+    def _check_shares(self) -> None:
+        for name in ("world_share", "text_dropout", "rtc_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; allowed 0 … 1")
+        if self.objects_weight > 0 and self.objects_count < 1:
+            raise ConfigurationError(
+                f"hybrid: objects_weight = {self.objects_weight} needs objects_count ≥ 1, "
+                "the number of object slots in the column privileged.objects"
+            )
+
+    def _check_normalisation(self) -> None:
+        modes = {name: self.normalization_mapping.get(name) for name in ("STATE", "ACTION")}
+        if self.action_convention == "relative" and set(modes.values()) != {NormalizationMode.MEAN_STD}:
+            raise ConfigurationError(
+                f"hybrid: action_convention = relative with normalization_mapping {modes}; relative actions are taken "
+                "between physical postures and need MEAN_STD for both"
+            )
+
+    # -- LeRobot's contract
+    @property
+    def observation_delta_indices(self) -> list[int]:
+        return [0, *self.world_offsets] if COUPLINGS[self.coupling].world else [0]
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def validate_features(self) -> None:
+        if not self.image_features:
+            raise ConfigurationError(
+                f"hybrid: no camera among the inputs {sorted(self.input_features or {})}; "
+                "record at least one observation.images.<name>"
+            )
+        if self.action_feature is None:
+            raise ConfigurationError(
+                f"hybrid: no `action` among the outputs {sorted(self.output_features or {})}"
+            )
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> CosineDecayWithWarmupSchedulerConfig:
+        return CosineDecayWithWarmupSchedulerConfig(
+            num_warmup_steps=self.scheduler_warmup_steps,
+            num_decay_steps=30_000,
+            peak_lr=self.optimizer_lr,
+            decay_lr=self.optimizer_lr * 0.05,
+        )
+
+    # -- derived
+    @property
+    def cameras(self) -> dict[str, str]:
+        """Camera short names → observation keys, in the dataset's order."""
+        return {key.split(".")[-1]: key for key in self.image_features}
+
+    @property
+    def state_size(self) -> int:
+        feature = (self.input_features or {}).get("observation.state")
+        return feature.shape[0] if feature else 0
+
+    @property
+    def action_size(self) -> int:
+        feature = self.action_feature
+        return feature.shape[0] if feature else 0

@@ -1,0 +1,101 @@
+"""What belongs to one arm inside the network: projectors, action convention, statistics.
+
+Legend: B batch, T chunk, S state size, A action size, D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.statistics import mean_std
+
+
+class Embodiment(nn.Module):
+    """Projectors of one arm and the convention in which its chunks are predicted.
+
+    With `absolute`, the network predicts actions as the pipeline normalises them. With `relative`, it predicts
+    action − state at chunk time, scaled by what such differences measure in the data; the conversion happens here,
+    against the state the chunk was planned from, never against a newer one.
+    """
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        width, states, actions = config.width, config.state_size, config.action_size
+        self.relative = config.action_convention == "relative"
+        if self.relative and not same_joints(config):
+            raise ConfigurationError(
+                "hybrid: action_convention = relative needs an action that names the joints of the state in the same "
+                f"order; action has {config.action_feature_names}, state has {config.state_feature_names}. "
+                "Use action_convention = absolute"
+            )
+        if states:
+            self.state_in = nn.Linear(states, width)
+            self.state_future_in = nn.Linear(states, width)
+            self.state_future_out = nn.Linear(width, states)
+        self.action_in = nn.Linear(actions, width)
+        self.action_out = nn.Linear(width, actions)
+        self.action_mask = nn.Parameter(torch.zeros(actions))
+        for name, size in (("state", states), ("action", actions)):
+            self.register_buffer(f"{name}_mean", torch.full((size,), torch.nan))
+            self.register_buffer(f"{name}_std", torch.full((size,), torch.nan))
+        self.register_buffer("relative_std", torch.full((config.chunk_size, actions), torch.nan))
+
+    @torch.no_grad()
+    def set_statistics(self, stats: dict[str, dict[str, Any]], relative_std: Tensor | None) -> None:
+        """Stores the statistics that the pipeline normalises with; `relative_std` (T, A) in physical units."""
+        if self.state_mean.numel():
+            mean, std = mean_std(stats, "observation.state", self.state_mean.numel())
+            self.state_mean.copy_(mean)
+            self.state_std.copy_(std)
+        mean, std = mean_std(stats, "action", self.action_mean.numel())
+        self.action_mean.copy_(mean)
+        self.action_std.copy_(std)
+        if relative_std is not None:
+            self.relative_std.copy_(relative_std)
+
+    def check_statistics(self) -> None:
+        """Raises `ConfigurationError` if training or inference would run without statistics."""
+        needed = [self.action_mean, self.relative_std] if self.relative else [self.action_mean]
+        if any(bool(torch.isnan(buffer).any()) for buffer in needed):
+            raise ConfigurationError(
+                "hybrid: the policy has no dataset statistics; build it with dataset_stats (and dataset_meta for "
+                "relative actions), as LeRobot's make_policy does, or load a trained checkpoint"
+            )
+
+    def _reference(self, state: Tensor | None) -> Tensor:
+        """Normalised state (B, S) → the same posture in physical units of the action, (B, 1, A)."""
+        if state is None:
+            raise DatasetError(
+                "hybrid: action_convention = relative and the batch has no observation.state to be relative to; give "
+                "the state, or train with action_convention = absolute"
+            )
+        physical = state * (self.state_std + 1e-8) + self.state_mean
+        return physical[:, : self.action_mean.numel()].unsqueeze(1)
+
+    def to_network(self, action: Tensor, state: Tensor | None) -> Tensor:
+        """Pipeline-normalised actions (B, T', A), state (B, S) at chunk time → what the network predicts.
+
+        Raises:
+            DatasetError: relative, and there is no state.
+        """
+        if not self.relative:
+            return action
+        physical = action * (self.action_std + 1e-8) + self.action_mean
+        return (physical - self._reference(state)) / self.relative_std[: action.shape[1]]
+
+    def to_pipeline(self, chunk: Tensor, state: Tensor | None) -> Tensor:
+        """The inverse of `to_network`."""
+        if not self.relative:
+            return chunk
+        physical = chunk * self.relative_std[: chunk.shape[1]] + self._reference(state)
+        return (physical - self.action_mean) / (self.action_std + 1e-8)
+
+
+def same_joints(config: HybridConfig) -> bool:
+    """True if action and state name the same joints in the same order (or neither has names and sizes agree)."""
+    if config.action_feature_names and config.state_feature_names:
+        return list(config.action_feature_names) == list(config.state_feature_names)
+    return config.state_size == config.action_size and config.state_size > 0

@@ -1,0 +1,124 @@
+"""A trained policy as something that acts: observations in physical units to actions in physical units."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.policies.factory import make_pre_post_processors
+
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.errors import CheckpointError, ConfigurationError
+from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors  # noqa: F401  (LeRobot looks it up by name)
+from hybridpolicy.stats import p50_p95
+
+
+@dataclass
+class Actor:
+    """A policy with its pipeline.
+
+    Attributes:
+        chunk_seconds: how long each chunk so far took, observation to physical actions.
+    """
+
+    policy: HybridPolicy
+    preprocessor: Any
+    postprocessor: Any
+    chunk_seconds: list[float] = field(default_factory=list)
+    _planned: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: str | Path, imagine: str | None = None) -> "Actor":
+        """The actor saved in a `pretrained_model` folder (or under a hub id).
+
+        Raises:
+            CheckpointError: there is no such policy. ConfigurationError: the coupling does not offer `imagine`.
+        """
+        try:
+            policy = HybridPolicy.from_pretrained(folder)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder}: no policy here ({error}); give the pretrained_model folder of a checkpoint"
+            ) from error
+        pre, post = make_pre_post_processors(policy.config, pretrained_path=str(folder))
+        actor = cls(policy, pre, post)
+        if imagine is not None:
+            actor.set_imagine(imagine)
+        return actor
+
+    def set_imagine(self, imagine: str) -> None:
+        """Switches imagination at run time."""
+        COUPLINGS[self.policy.config.coupling].check_imagine(imagine)
+        self.policy.config.imagine = imagine
+
+    def check_rate(self, rate_hz: float) -> None:
+        """Raises `ConfigurationError` if the policy was trained at another rate: chunks count frames, not seconds."""
+        trained = self.policy.config.fps
+        if trained is not None and abs(trained - rate_hz) > 0.02 * trained:
+            raise ConfigurationError(
+                f"hybrid: the policy was trained at {trained:g} Hz and is asked to run at {rate_hz:g} Hz; its motions "
+                f"would be {rate_hz / trained:.1f} times as fast. Run it at {trained:g} Hz"
+            )
+
+    def batch(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> dict[str, Any]:
+        """Observation → the policy's batch.
+
+        Args:
+            pixels: {camera: (N, H, W, 3) uint8}. state: (N, S) physical units. texts: N instructions.
+
+        Raises:
+            CheckpointError: a camera of the policy is not observed.
+        """
+        cameras = self.policy.config.cameras
+        missing = sorted(set(cameras) - set(pixels))
+        if missing:
+            raise CheckpointError(
+                f"hybrid: the policy looks through cameras {sorted(cameras)}, the environment has {sorted(pixels)}; "
+                f"missing {missing}. Evaluate it where it was trained, or rename the cameras"
+            )
+        raw: dict[str, Any] = {
+            key: torch.from_numpy(np.ascontiguousarray(pixels[name])).permute(0, 3, 1, 2)
+            for name, key in cameras.items()
+        }
+        raw["observation.state"] = torch.from_numpy(np.asarray(state, np.float32))
+        raw["task"] = list(texts)
+        return self.preprocessor(raw)
+
+    @torch.inference_mode()
+    def chunk(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> np.ndarray:
+        """Returns (N, T, A) actions in physical units."""
+        start = time.perf_counter()
+        chunk = self.postprocessor(self.policy.predict_action_chunk(self.batch(pixels, state, texts)))
+        result = chunk.float().cpu().numpy()
+        self.chunk_seconds.append(time.perf_counter() - start)
+        return result
+
+    @property
+    def queued(self) -> int:
+        """Planned actions not yet taken."""
+        return len(self._planned)
+
+    def plan(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> None:
+        """Plans a chunk and queues its first `n_action_steps` actions."""
+        chunk = self.chunk(pixels, state, texts)
+        self._planned = [chunk[:, ahead] for ahead in range(self.policy.config.n_action_steps)]
+
+    def next_action(self) -> np.ndarray:
+        """The next queued action (N, A) in physical units."""
+        return self._planned.pop(0)
+
+    def measure_latency(
+        self, pixels: dict[str, np.ndarray], state: np.ndarray, text: str, repeats: int = 60
+    ) -> dict[str, float]:
+        """Milliseconds from one observation to one chunk in physical units, {"p50", "p95"}, after five warm-ups."""
+        self.policy.eval()
+        kept = self.chunk_seconds
+        self.chunk_seconds = []
+        for _ in range(repeats + 5):
+            self.chunk({name: frame[:1] for name, frame in pixels.items()}, state[:1], [text])
+        figures = p50_p95([1e3 * seconds for seconds in self.chunk_seconds[5:]])
+        self.chunk_seconds = kept
+        return figures

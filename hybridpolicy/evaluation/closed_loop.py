@@ -1,0 +1,130 @@
+"""Success of a policy in any LeRobot environment, batched in one process, with intervals."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hybridpolicy.errors import ConfigurationError, allowed
+from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.stats import wilson_interval
+
+PLUGIN = "lerobot_policy_hybrid"  # importing it registers this project's environments
+MOST_TABLES = 48
+
+
+def environment_config(env: str, tasks: tuple[str, ...] = (), **settings: Any) -> Any:
+    """LeRobot's configuration of environment type `env`, with `tasks` joined by commas.
+
+    Raises:
+        ConfigurationError: no such environment type.
+    """
+    importlib.import_module(PLUGIN)
+    from lerobot.envs.configs import EnvConfig
+
+    known = EnvConfig.get_known_choices()
+    if env not in known:
+        raise ConfigurationError(f"environment type {env!r}: {allowed(env, known)}")
+    if tasks:
+        settings["task"] = ",".join(tasks)
+    return EnvConfig.get_choice_class(env)(**settings)
+
+
+def evaluate_policy(
+    policy: str | Actor,
+    env: str,
+    *,
+    tasks: tuple[str, ...] = (),
+    episodes: int = 90,
+    seed: int = 1_000_000,
+    imagine: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Returns {"success": {"rate", "low", "high", "episodes", "by_task"}} over `episodes` resets in all.
+
+    Args:
+        policy: a `pretrained_model` folder, a hub id, or an actor.
+        env: LeRobot environment type. settings: further fields of its configuration.
+        seed: of the first reset of every task; the same seeds are the same scenes for every policy.
+
+    Raises:
+        ConfigurationError: unknown environment, or it runs at another rate than the policy was trained at.
+        CheckpointError: no such policy, or a camera of the policy is missing.
+    """
+    config = environment_config(env, tasks, **settings)
+    actor = policy if isinstance(policy, Actor) else Actor.load(policy, imagine)
+    actor.check_rate(float(config.fps))
+    names = [(suite, index) for suite, envs in config.create_envs(1).items() for index in envs]
+    each = max(episodes // len(names), 1)
+    outcomes: dict[str, list[bool]] = {}
+    played = 0
+    for suite, index in names:
+        batch = min(each, MOST_TABLES)
+        vector = config.create_envs(batch)[suite][index]
+        label = _label(config, vector, suite, index)
+        results: list[bool] = []
+        while len(results) < each:
+            results += _run_batch(actor, vector, config, seed + len(results))
+        outcomes.setdefault(label, []).extend(results[:each])
+        vector.close()
+        played += each
+        if progress is not None:
+            progress(played, each * len(names))
+    return {"success": _figures(outcomes)}
+
+
+def _label(config: Any, vector: Any, suite: str, index: int) -> str:
+    tasks = str(config.task or "").split(",")
+    vector.reset(seed=[0] * vector.num_envs)
+    named = vector.call("task")[0] if hasattr(vector, "call") else None
+    return tasks[index].strip() if len(tasks) > index and len(tasks) > 1 else str(named or f"{suite}_{index}")
+
+
+def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[bool]:
+    """One episode on every table, seeds counting up from `seed`."""
+    actor.policy.eval()
+    actor.policy.reset()
+    observation, info = vector.reset(seed=list(range(seed, seed + vector.num_envs)))
+    texts = [str(text) for text in vector.call("task_description")]
+    success = np.zeros(vector.num_envs, bool)
+    done = np.zeros(vector.num_envs, bool)
+    for _ in range(int(vector.call("_max_episode_steps")[0])):
+        pixels, state = _observed(observation, config.features_map)
+        if not actor.queued:
+            actor.plan(pixels, state, texts)
+        observation, _, terminated, truncated, info = vector.step(actor.next_action())
+        success |= ~done & _succeeded(info, vector.num_envs)
+        done |= terminated | truncated
+        if done.all():
+            break
+    return success.tolist()
+
+
+def _observed(
+    observation: dict[str, Any], features_map: dict[str, str]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """LeRobot's raw observation → {camera: (N, H, W, 3)} under the policy's camera names, and state (N, S)."""
+    pixels = observation["pixels"]
+    views = pixels if isinstance(pixels, dict) else {"": pixels}
+    named = {}
+    for name, frames in views.items():
+        key = features_map.get(f"pixels/{name}" if name else "pixels", name)
+        named[key.split(".")[-1]] = frames
+    return named, observation["agent_pos"]
+
+
+def _succeeded(info: dict[str, Any], count: int) -> np.ndarray:
+    final = info.get("final_info")
+    found = info.get("is_success", final.get("is_success") if isinstance(final, dict) else None)
+    return np.zeros(count, bool) if found is None else np.asarray(found, bool)
+
+
+def _figures(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
+    def figure(results: list[bool]) -> dict[str, Any]:
+        interval = wilson_interval(sum(results), len(results))
+        return {"rate": interval.value, "low": interval.low, "high": interval.high, "episodes": len(results)}
+
+    by_task = {name: figure(results) for name, results in outcomes.items()}
+    return {**figure([x for results in outcomes.values() for x in results]), "by_task": by_task}

@@ -1,0 +1,77 @@
+"""Losses and held-out figures, each a mean over valid scalars.
+
+Legend as in `network`: B batch, H offsets, V views, P tokens a view, F latent size, T chunk, A action size.
+"""
+
+import torch
+from torch import Tensor
+
+from hybridpolicy.context import Sample
+from hybridpolicy.network import Context, Future
+
+
+def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
+    """Mean of `value` where `valid` (broadcast to it); zero, with gradient, if nothing is valid."""
+    weight = valid.expand_as(value).to(value.dtype)
+    return (value * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor, law: str) -> Tensor:
+    """Scalar: L1 for regression, velocity-weighted squared error for flow.
+
+    Args:
+        predicted, target: (B, T, A). valid: (B, T) bool. weight: (B, T) from `flow.flow_weight`.
+    """
+    error = predicted.float() - target
+    error = error.abs() if law == "regress" else error.square() * weight.unsqueeze(-1)
+    return masked_mean(error, valid.unsqueeze(-1))
+
+
+def world_loss(predicted: Future, target: Future, valid: Tensor, weight: Tensor) -> Tensor:
+    """Scalar squared error of latents and of the state token.
+
+    Args:
+        valid: (B, H, V·P) bool, frames that are real and samples that carry the loss. weight: (B,).
+    """
+    scale = weight[:, None, None, None]
+    loss = masked_mean((predicted.latents - target.latents).square() * scale, valid.unsqueeze(-1))
+    if predicted.state is not None and target.state is not None:
+        error = (predicted.state - target.state).square() * weight[:, None, None]
+        loss = loss + 0.25 * masked_mean(error, valid.any(dim=-1, keepdim=True))
+    return loss
+
+
+def world_skill(predicted: Tensor, target: Tensor, last: Tensor, valid: Tensor) -> list[float]:
+    """Change-weighted skill per offset: 1 − Σ c·|ẑ − z|² / Σ c·|z_last − z|², c = |z − z_last|² of each token.
+
+    1 is perfect, 0 no better than copying the last latent (or nothing changed), negative worse.
+
+    Args:
+        predicted, target: (B, H, N, F). last: (B, N, F). valid: (B, H, N) bool.
+    """
+    change = (target - last.unsqueeze(1)).square().sum(dim=-1)
+    error = (predicted - target).square().sum(dim=-1)
+    weight = change * valid
+    copied = (weight * change).sum(dim=(0, 2))
+    skill = 1.0 - (weight * error).sum(dim=(0, 2)) / copied
+    return torch.where(copied > 0, skill, 0.0).tolist()
+
+
+def frame_validity(frame_valid: dict[str, Tensor], context: Context, tokens: int) -> Tensor:
+    """{camera: (B, 1 + H)} → (B, H, V·P) bool, in W's token order."""
+    per_view = [frame_valid[name][:, 1:].unsqueeze(-1).expand(-1, -1, tokens) for name in context.cameras]
+    return torch.cat(per_view, dim=-1)
+
+
+def token_validity(sample: Sample, context: Context, tokens: int) -> Tensor:
+    """(B, H·(V·P [+ 1])) bool in W's token order: real frames, and the states beside them."""
+    valid = frame_validity(sample.frame_valid, context, tokens)
+    if sample.state_valid is not None:
+        valid = torch.cat((valid, sample.state_valid[:, 1:, None]), dim=2)
+    return valid.flatten(1)
+
+
+def objects_loss(predicted: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+    """Scalar L1 in units of 0.1 m on privileged object positions. predicted (B, 2K), positions (B, K, 2), present (B, K)."""
+    error = (predicted.view_as(positions).float() - positions * 10.0).abs()
+    return masked_mean(error, present.unsqueeze(-1))

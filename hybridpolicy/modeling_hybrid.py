@@ -1,0 +1,400 @@
+"""`HybridPolicy`: the policy as LeRobot knows it. Training, acting, saving; the thinking is in `network` and `queries`."""
+
+from collections import deque
+from collections.abc import Iterable
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
+from hybridpolicy.context import Sample, present
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.embodiment import Embodiment
+from hybridpolicy.errors import CheckpointError, ConfigurationError
+from hybridpolicy.fingerprint import fingerprint
+from hybridpolicy.flow import CounterNoise, corrupt, flow_weight
+from hybridpolicy.frames import collapse_penalty, normalise_latents
+from hybridpolicy.goal import words_of
+from hybridpolicy.losses import (
+    action_loss,
+    frame_validity,
+    objects_loss,
+    token_validity,
+    world_loss,
+    world_skill,
+)
+from hybridpolicy.network import Context, Future, HybridNetwork
+from hybridpolicy.plan import TrainingPlan, training_plan
+from hybridpolicy.queries import Queries
+from hybridpolicy.statistics import relative_action_std
+
+_ACTING = 1 << 40  # noise counters of acting start here, far from any training step
+FROZEN_GOAL = "network.goal.model."
+GOAL_HASH = "goal_sha256"
+
+
+class HybridPolicy(PreTrainedPolicy):
+    """Vision-language goal, world-model prior and action expert in one LeRobot policy.
+
+    Batches are those of LeRobot after its preprocessor (shapes in `context.Sample`). Chunks leave in the
+    pipeline's normalised units; LeRobot's postprocessor gives them their physical ones.
+    """
+
+    config_class = HybridConfig
+    name = "hybrid"
+
+    def __init__(
+        self,
+        config: HybridConfig,
+        dataset_stats: dict[str, dict[str, Any]] | None = None,
+        dataset_meta: Any = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config)
+        config.validate_features()
+        if dataset_meta is not None:
+            _adopt_dataset(config, dataset_meta)
+        self.network = HybridNetwork(config)
+        self.base_embodiment = config.embodiment  # adapters add others, which live in their own folders
+        self.embodiments = nn.ModuleDict({config.embodiment: Embodiment(config)})
+        self.register_buffer("train_step", torch.zeros((), dtype=torch.int64))
+        if dataset_stats is not None:
+            self.set_statistics(dataset_stats, dataset_meta)
+        self._checked = False
+        self.reset()
+
+    # -- statistics
+    def set_statistics(self, stats: dict[str, dict[str, Any]], dataset_meta: Any = None) -> None:
+        """Takes the statistics the pipeline normalises with; relative chunks also need the dataset itself."""
+        relative = None
+        if self.config.action_convention == "relative" and dataset_meta is not None:
+            relative = relative_action_std(Path(dataset_meta.root), self.config.chunk_size)
+        self.embodiment.set_statistics(stats, relative)
+
+    @property
+    def embodiment(self) -> Embodiment:
+        return self.embodiments[self.config.embodiment]
+
+    @property
+    def queries(self) -> Queries:
+        return Queries(self.network, self.embodiment, self.config)
+
+    # -- training
+    def needs_future(self, step: int) -> bool:
+        """True if the micro-batch of this step carries the world loss; a loader may leave futures out otherwise."""
+        if not COUPLINGS[self.config.coupling].world:
+            return False
+        noise = CounterNoise(self.config.seed, step, torch.zeros(1, dtype=torch.int64))
+        return noise.batch_uniform("future") < self.config.world_share
+
+    def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
+        """Returns the loss and its parts (python floats).
+
+        Args:
+            batch: a training micro-batch; without actions it trains the world prior only.
+            reduction: only `mean`: the loss is a mean over valid scalars of the whole micro-batch.
+        """
+        if reduction != "mean":
+            raise ConfigurationError(
+                f"hybrid: reduction = {reduction!r}; only 'mean' is offered, drop sample weighting"
+            )
+        step = int(self.train_step)
+        sample = present(batch, self.config, check_range=not self._checked)
+        self._checked = True
+        self.embodiment.check_statistics()
+        labelled = sample.action is not None and bool(sample.action_valid.any())
+        row = COUPLINGS[self.config.coupling]
+        future = row.world and sample.times > 1 and (not labelled or self.needs_future(step))
+        if not labelled and not future:
+            raise ConfigurationError(
+                f"hybrid: a micro-batch has neither actions nor future frames, or coupling = {self.config.coupling} "
+                "trains no world prior; give it labelled data or another coupling"
+            )
+        noise = CounterNoise(self.config.seed, step, sample.index)
+        plan = training_plan(self.config, row, noise, labelled, future)
+        shown = (
+            noise.uniform("text", 1)[:, 0] >= self.config.text_dropout if sample.task is not None else None
+        )
+        context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
+        return self._losses(sample, plan, noise, context, future)
+
+    def _losses(
+        self, sample: Sample, plan: TrainingPlan, noise: CounterNoise, context: Context, future: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        config, report = self.config, {}
+        target = self.network.encode_future(sample) if future else None
+        goal_action = self.embodiment.to_network(sample.action, context.state) if plan.action else None
+        predicted, chunk = self._predict(sample, plan, noise, context, target, goal_action)
+        loss = config.collapse_weight * collapse_penalty(context.online_latents)
+        if plan.action:
+            valid = plan.action_loss & sample.action_valid
+            weight = flow_weight(plan.action_tau, config.action_law)
+            part = action_loss(chunk, goal_action, valid, weight, config.action_law)
+            loss, report["action_loss"] = loss + part, float(part.detach())
+        if future:
+            frames = frame_validity(sample.frame_valid, context, config.tokens_per_view)
+            valid = frames & plan.world_loss[:, None, None]
+            part = world_loss(predicted, target, valid, flow_weight(plan.world_tau, config.world_law))
+            loss, report["world_loss"] = loss + config.world_weight * part, float(part.detach())
+            with torch.no_grad():
+                skill = world_skill(predicted.latents, target.latents, context.latents, valid)
+            report |= {f"world_skill_{k}": s for k, s in zip(config.world_offsets, skill, strict=True)}
+            if sample.size > 1:
+                report["latent_deviation"] = float(context.latents.std(dim=0).min())
+        if config.objects_weight > 0 and sample.objects is not None:
+            features = normalise_latents(context.online_latents).flatten(1)
+            part = objects_loss(self.network.objects_out(features), *sample.objects)
+            loss, report["objects_loss"] = loss + config.objects_weight * part, float(part.detach())
+        report["loss"] = float(loss.detach())
+        return loss, report
+
+    def _predict(
+        self,
+        sample: Sample,
+        plan: TrainingPlan,
+        noise: CounterNoise,
+        context: Context,
+        target: Future | None,
+        goal_action: Tensor | None,
+    ) -> tuple[Future | None, Tensor | None]:
+        """One pass over the tokens the plan asks for: predicted future and predicted chunk."""
+        network, embodiment, config = self.network, self.embodiment, self.config
+        world = action = None
+        # Padded tokens are absent, unless they are masked and show nothing of the padding.
+        world_there = action_there = plan.action_visible.new_ones(sample.size, 0)
+        if plan.world:
+            start = network.start_future(context)
+            x = start if target is None else self._corrupt_future(plan, noise, start, target)
+            world = network.world_tokens(x, plan.world_tau, context, embodiment)
+            world_there = (plan.world_tau == 0)[:, None].expand(world.shape[:2])
+            if target is not None:
+                world_there = world_there | token_validity(sample, context, config.tokens_per_view)
+        if plan.action:
+            epsilon = noise.normal("action", *goal_action.shape[1:]) if config.action_law == "flow" else None
+            x = corrupt(goal_action, plan.action_tau, embodiment.action_mask, epsilon)
+            action = network.action_tokens(x, plan.action_tau, embodiment)
+            action_there = sample.action_valid | (plan.action_tau == 0)
+        mask = network.visibility(plan, context, world_there, action_there)
+        world_out, action_out, _ = network.streams(world, action, context.prefix, mask)
+        future = None if world_out is None else network.read_world(world_out, context, embodiment)
+        chunk = None if action_out is None else embodiment.action_out(action_out)
+        return future, chunk
+
+    def _corrupt_future(
+        self, plan: TrainingPlan, noise: CounterNoise, start: Future, target: Future
+    ) -> Future:
+        """Targets moved to their flow time; clean ones jittered by s·ε, as an imagined latent is never exact."""
+        shape = target.latents.shape[1:]
+        flow = self.config.world_law == "flow"
+        tau = plan.world_tau[:, None, None]
+        epsilon = noise.normal("world", *shape) if flow else None
+        latents = corrupt(target.latents, tau.expand(-1, *shape[:2]), self.network.latent_mask, epsilon)
+        if bool(plan.world_jitter.any()):
+            latents = latents + plan.world_jitter[:, None, None, None] * noise.normal("jitter2", *shape)
+        if target.state is None:
+            return Future(latents, None)
+        epsilon = noise.normal("wstate", *target.state.shape[1:]) if flow else None
+        expanded = plan.world_tau[:, None].expand(-1, shape[0])
+        return Future(latents, corrupt(target.state, expanded, self.network.state_mask, epsilon))
+
+    def update(self) -> None:
+        """After every optimizer step: the target frame encoder follows, the noise counter advances."""
+        self.network.update_target(self.config.ema_decay)
+        self.train_step += 1
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        """Parameter groups: trunk (goal, frames, world stream), scaled by `trunk_lr_scale`, and the action expert."""
+        trunk, expert = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                is_expert = name.startswith("embodiments.") or ".streams.action" in name
+                (expert if is_expert else trunk).append(parameter)
+        lr, scale = self.config.optimizer_lr, self.config.trunk_lr_scale
+        groups = [
+            {"name": "trunk", "params": trunk, "lr": lr * scale, "lr_scale": scale},
+            {"name": "expert", "params": expert, "lr": lr, "lr_scale": 1.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    # -- acting
+    def reset(self) -> None:
+        """Forgets queued actions and restarts the noise counter: the same episode acts the same way."""
+        self._queue: deque[Tensor] = deque()
+        self._acts = 0
+
+    def supports_rtc(self) -> bool:
+        return self.config.rtc_share > 0 and self.config.rtc_max_delay > 0
+
+    @torch.no_grad()
+    def context(self, batch: dict[str, Any]) -> Context:
+        """Encodes an observation once, for any number of queries."""
+        sample = present(batch, self.config, check_range=not self._checked)
+        self._checked = True
+        return self.network.encode_context(sample, self.embodiment)
+
+    def acting_noise(self, count: int, device: torch.device) -> CounterNoise:
+        """Noise of the next query: a function of the seed and of how many were asked since `reset`."""
+        self._acts += 1
+        return CounterNoise(self.config.seed, _ACTING + self._acts, torch.arange(count, device=device))
+
+    @torch.no_grad()
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Any],
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Returns a chunk (B, T, A) in pipeline units.
+
+        Args:
+            inference_delay: actions that will be executed before this chunk arrives, in control ticks.
+            prev_chunk_left_over: (n, A) or (B, n, A) pipeline units, what the previous chunk still holds; its first
+                `inference_delay` actions are kept as they are (training-time real-time chunking).
+        """
+        self.embodiment.check_statistics()
+        context = self.context(batch)
+        clean = None
+        if prev_chunk_left_over is not None and inference_delay:
+            clean = self._committed(prev_chunk_left_over, inference_delay, context)
+        chunk = self.queries.act(
+            context, self.acting_noise(context.size, context.latents.device), clean=clean
+        )
+        return self.embodiment.to_pipeline(chunk, context.state)
+
+    def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
+        left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over
+        # LeRobot pads what is left to a fixed length with zeros; read as actions they are the mean posture.
+        filled = left_over.ne(0).any(dim=2).any(dim=0).nonzero()
+        given = int(filled[-1]) + 1 if len(filled) else 0
+        count = min(delay, self.config.rtc_max_delay, given)
+        if count < 1:
+            return None
+        committed = left_over[:, :count].to(context.latents.device).expand(context.size, -1, -1)
+        return self.embodiment.to_network(committed, context.state)
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
+        """Returns the next action (B, A), planning a new chunk when the queue is empty."""
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch, **kwargs)
+            self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(dim=1))
+        return self._queue.popleft()
+
+    # -- saving and loading
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        config = copy(self.config)
+        config.embodiment = self.base_embodiment
+        config._save_pretrained(save_directory)
+        state = self.state_dict() if state_dict is None else state_dict
+        keep = {  # LoRA renames q.weight to q.base_layer.weight; the base is stored as if there were none
+            name.replace(".base_layer", ""): tensor.detach().cpu().contiguous().clone()
+            for name, tensor in state.items()
+            if self._is_stored(name)
+        }
+        facts = {"format": "pt"}
+        if self._goal_is_frozen:
+            facts[GOAL_HASH] = fingerprint(self.network.goal.model.state_dict())
+        save_file(keep, str(save_directory / "model.safetensors"), metadata=facts)
+        self.network.goal.save_tokenizer(save_directory)
+
+    @property
+    def _goal_is_frozen(self) -> bool:
+        return self.config.goal_model != EMBEDDED and self.config.goal_train == "insulated"
+
+    def _is_stored(self, name: str) -> bool:
+        """Frozen pretrained parts are named by id, revision and hash; adapters have their own folders."""
+        of_adapter = "lora_" in name or (
+            name.startswith("embodiments.") and not name.startswith(f"embodiments.{self.base_embodiment}.")
+        )
+        return not of_adapter and not (self._goal_is_frozen and name.startswith(FROZEN_GOAL))
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: "HybridPolicy", model_file: str, map_location: str, strict: bool
+    ) -> "HybridPolicy":
+        """Loads strictly, whatever LeRobot asks for: a policy with missing weights is no policy."""
+        given = load_file(model_file, device="cpu")
+        own = model.state_dict()
+        expected = {name for name in own if model._is_stored(name)}
+        missing, surplus = sorted(expected - given.keys()), sorted(given.keys() - expected)
+        wrong = sorted(n for n in expected & given.keys() if given[n].shape != own[n].shape)
+        if missing or surplus or wrong:
+            raise CheckpointError(
+                f"hybrid: {model_file} does not fit this configuration: {_some('missing', missing)}, "
+                f"{_some('surplus', surplus)}, {_some('of another shape', wrong)}. Load it with the config.json "
+                "saved beside it"
+            )
+        model._check_goal(model_file)
+        model.load_state_dict(given, strict=False)
+        return model
+
+    def _check_goal(self, model_file: str) -> None:
+        """Refuses a frozen goal model other than the one this checkpoint was trained with."""
+        with safe_open(model_file, framework="pt") as file:
+            saved = (file.metadata() or {}).get(GOAL_HASH)
+        if saved and self._goal_is_frozen and saved != fingerprint(self.network.goal.model.state_dict()):
+            raise CheckpointError(
+                f"hybrid: {model_file} was trained with another {self.config.goal_model} (revision "
+                f"{self.config.goal_revision}): its weights have changed since. Give goal_model the original, or set "
+                "goal_revision to the commit it was"
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "HybridPolicy":
+        config, meta = kwargs.get("config"), kwargs.get("dataset_meta")
+        if config is not None and meta is not None:
+            # LeRobot has put the dataset's joint names into `config`; the check needs the checkpoint's own.
+            saved = HybridConfig.from_pretrained(pretrained_name_or_path, revision=kwargs.get("revision"))
+            config.action_feature_names = saved.action_feature_names
+        policy = super().from_pretrained(pretrained_name_or_path, **kwargs)
+        if kwargs.get("dataset_stats") is not None:  # fine-tuning: LeRobot's pipeline now uses these too
+            policy.set_statistics(kwargs["dataset_stats"])
+        return policy
+
+    def base_hash(self) -> str:
+        """SHA-256 of the shared weights (no projectors, no LoRA): what an adapter is bound to."""
+        state = self.network.state_dict().items()
+        return fingerprint({name.replace(".base_layer", ""): t for name, t in state if "lora_" not in name})
+
+    # -- LeRobot's --peft.*
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        return {
+            "target_modules": r"network\.streams\.action\.\d+\.(qkv|out|up|down)",
+            "modules_to_save": [f"embodiments.{self.base_embodiment}"],  # projectors and their statistics
+        }
+
+
+def _some(what: str, names: Iterable[str]) -> str:
+    names = list(names)
+    return f"{len(names)} {what}" + (f" ({', '.join(names[:3])}…)" if names else "")
+
+
+def _adopt_dataset(config: HybridConfig, meta: Any) -> None:
+    """Copies what a dataset knows and no batch says: rate, names, words. Existing settings are checked instead."""
+    if config.fps is None:
+        config.fps = float(meta.fps)
+    elif abs(config.fps - float(meta.fps)) > 1e-6:
+        raise ConfigurationError(
+            f"hybrid: the policy was made for {config.fps:g} Hz and the dataset is {float(meta.fps):g} Hz; chunks and "
+            "world offsets count frames. Resample the dataset, or train from scratch"
+        )
+    for key, field_name in (("action", "action_feature_names"), ("observation.state", "state_feature_names")):
+        names = (meta.features.get(key) or {}).get("names")
+        names = list(names) if isinstance(names, (list, tuple)) else None
+        known = getattr(config, field_name)
+        if known and names and known != names:
+            raise ConfigurationError(
+                f"hybrid: {key} is {known} in the policy and {names} in the dataset; joints are matched by name and "
+                "order. Choose the dataset of this arm, or train from scratch"
+            )
+        if names:
+            setattr(config, field_name, names)
+    if config.goal_model == EMBEDDED and not config.lexicon:
+        config.lexicon = words_of([str(task) for task in meta.tasks.index])

@@ -1,0 +1,232 @@
+"""The network: context, future and chunk tokens over two streams.
+
+Legend: B batch, V views present, P tokens a view, F latent size, H future offsets, T chunk, D width.
+Token order of W: for each offset, the views' latent tokens, then one state token (if there is a state).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.context import Sample
+from hybridpolicy.embodiment import Embodiment
+from hybridpolicy.frames import FrameStack, KeypointReadout, normalise_latents
+from hybridpolicy.goal import GoalEncoder
+from hybridpolicy.plan import TrainingPlan
+from hybridpolicy.streams import Prefix, TwoStreams
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything an observation contributes, computed once: valid for every coupling, query, step and candidate.
+
+    Attributes:
+        prefix: keys and values of the context tokens.
+        latents: (B, V·P, F) run-time latents of the newest frames, no gradient; the copy-last reference.
+        online_latents: (B, V·P, F) the same by the encoder in training, with gradient.
+        cameras: views present, in token order.
+        state: (B, S) normalised, or None.
+    """
+
+    prefix: Prefix
+    latents: Tensor
+    online_latents: Tensor
+    cameras: tuple[str, ...]
+    state: Tensor | None
+
+    @property
+    def size(self) -> int:
+        return len(self.latents)
+
+
+@dataclass(frozen=True)
+class Future:
+    """A future at H offsets: latents (B, H, V·P, F) and normalised state (B, H, S) or None."""
+
+    latents: Tensor
+    state: Tensor | None
+
+
+def _positions(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*shape) * 0.02)
+
+
+class HybridNetwork(nn.Module):
+    """Tokens in, tokens out. Which rows are run, in which order, is `queries`' business."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.config = config
+        cameras, width, tokens = list(config.cameras), config.width, config.tokens_per_view
+        readout = (config.frame_channels, config.num_keypoints, config.keypoint_features, tokens)
+        self.goal = GoalEncoder(config)
+        self.frames = FrameStack(cameras, *readout)
+        self.target_frames = FrameStack(cameras, *readout).requires_grad_(False)
+        self.target_frames.load_state_dict(self.frames.state_dict())
+        self.goal_readout = nn.ModuleDict(
+            {name: KeypointReadout(*readout, goal_width=config.goal_tokens * width) for name in cameras}
+        )
+        size = self.frames.size
+        self.latent_in = nn.Linear(size, width)
+        self.goal_latent_in = nn.Linear(size, width)
+        self.view_position = nn.ParameterDict({name: _positions(2, tokens, width) for name in cameras})
+        self.goal_position = _positions(config.goal_tokens, width)
+        self.state_position = _positions(width)
+        self.latent_future_in = nn.Linear(size, width)
+        self.latent_out = nn.Linear(width, size)
+        self.offset_position = _positions(len(config.world_offsets), width)
+        self.latent_mask = nn.Parameter(torch.zeros(size))
+        self.state_mask = nn.Parameter(torch.zeros(max(config.state_size, 1)))
+        self.action_position = _positions(config.chunk_size, width)
+        self.time = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
+        self.streams = TwoStreams(width, config.depth, config.heads, config.mlp_ratio)
+        nn.init.zeros_(self.latent_out.weight)
+        nn.init.zeros_(self.latent_out.bias)
+        if config.objects_weight > 0:
+            self.objects_out = nn.Linear(len(cameras) * tokens * size, 2 * config.objects_count)
+
+    @property
+    def trains_frames(self) -> bool:
+        """False where the base is frozen: an adapter is trained on the latents it will meet at run time."""
+        return next(self.frames.parameters()).requires_grad
+
+    @torch.no_grad()
+    def update_target(self, decay: float) -> None:
+        """Moves the target frame encoder towards the trained one by 1 − decay; a frozen base stays as it is."""
+        if not self.trains_frames:
+            return
+        pairs = zip(self.target_frames.parameters(), self.frames.parameters(), strict=True)
+        target, online = (list(tensors) for tensors in zip(*pairs, strict=True))
+        torch._foreach_lerp_(target, online, 1.0 - decay)
+
+    # -- context
+    def encode_context(
+        self,
+        sample: Sample,
+        embodiment: Embodiment,
+        text_visible: Tensor | None = None,
+        with_reference: bool = True,
+    ) -> Context:
+        """Runs the context tokens once.
+
+        Args:
+            text_visible: (B,) bool; False hides the text of a sample. None shows every text there is.
+            with_reference: in training, also encode the frames with the target weights; only W needs that.
+        """
+        now = {name: frames[:, 0] for name, frames in sample.frames.items()}
+        online_pass = self.training and self.trains_frames
+        runtime = self.frames if online_pass else self.target_frames
+        maps, latents = runtime(now)
+        online = torch.cat([latents[name] for name in now], dim=1)
+        frozen = normalise_latents(online.detach())
+        if online_pass and with_reference:
+            frozen = self._target_latents(now)
+        tokens, visible, goal = self._goal_tokens(sample, text_visible)
+        for name in now:
+            view = self.view_position[name]
+            latent = self.latent_in(normalise_latents(latents[name]))
+            asked = self.goal_latent_in(self.goal_readout[name](maps[name], goal))
+            tokens += [latent + view[0], asked + view[1]]
+        state = None if sample.state is None else sample.state[:, 0]
+        if state is not None:
+            tokens.append((embodiment.state_in(state) + self.state_position).unsqueeze(1))
+        joined = torch.cat(tokens, dim=1)
+        shown = torch.ones(joined.shape[:2], dtype=torch.bool, device=joined.device)
+        if visible is not None:
+            shown[:, : self.config.goal_tokens] = visible[:, None]
+        prefix = self.streams.encode(joined, shown)
+        return Context(prefix, frozen, online, tuple(now), state)
+
+    def _goal_tokens(
+        self, sample: Sample, text_visible: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
+        """Goal tokens as a list of zero or one (B, G, D), their visibility, and the readout's goal (B, G·D).
+
+        The readout's goal is zero where there is no text: absent at run time is what dropout made familiar.
+        """
+        spoken = [bool(text.strip()) for text in sample.task or ()]
+        if not any(spoken):
+            return [], None, self.goal_position.new_zeros(sample.size, self.goal_position.numel())
+        texts = sample.task
+        if not all(spoken):  # a tokenizer needs something to cut: any text stands in, hidden
+            there = torch.tensor(spoken, device=sample.index.device)
+            text_visible = there if text_visible is None else there & text_visible
+            texts = [text if text.strip() else texts[spoken.index(True)] for text in texts]
+        goal = self.goal(texts)
+        if text_visible is not None:
+            goal = goal * text_visible[:, None, None]
+        return [goal + self.goal_position], text_visible, goal.flatten(1)
+
+    @torch.no_grad()
+    def _target_latents(self, frames: dict[str, Tensor]) -> Tensor:
+        _, latents = self.target_frames(frames)
+        return normalise_latents(torch.cat(list(latents.values()), dim=1))
+
+    @torch.no_grad()
+    def encode_future(self, sample: Sample) -> Future:
+        """Targets: run-time latents of the frames after the first, (B, H, V·P, F), encoded apart from the context."""
+        count, times = sample.size, sample.times
+        flat = {name: frames[:, 1:].flatten(0, 1) for name, frames in sample.frames.items()}
+        latents = self._target_latents(flat).view(count, times - 1, -1, self.frames.size)
+        return Future(latents, None if sample.state is None else sample.state[:, 1:])
+
+    # -- tokens of the future and of the chunk
+    def _time(self, tau: Tensor) -> Tensor:
+        """(...) flow time → (..., D)."""
+        return self.time(torch.stack((tau, 1.0 - tau), dim=-1))
+
+    def world_tokens(self, x: Future, tau: Tensor, context: Context, embodiment: Embodiment) -> Tensor:
+        """Future x at flow time tau (B,) → (B, H·(V·P + 1), D)."""
+        views = torch.cat([self.view_position[name][0] for name in context.cameras])
+        tokens = self.latent_future_in(x.latents) + views
+        if x.state is not None:
+            state = (embodiment.state_future_in(x.state) + self.state_position).unsqueeze(2)
+            tokens = torch.cat((tokens, state), dim=2)
+        tokens = tokens + self.offset_position[:, None] + self._time(tau)[:, None, None]
+        return tokens.flatten(1, 2)
+
+    def read_world(self, output: Tensor, context: Context, embodiment: Embodiment) -> Future:
+        """World outputs (B, H·(V·P [+ 1]), D) → the predicted future, as a change from now."""
+        output = output.view(context.size, len(self.config.world_offsets), -1, output.shape[-1])
+        views = context.latents.shape[1]
+        latents = context.latents.unsqueeze(1) + self.latent_out(output[:, :, :views]).float()
+        if output.shape[2] == views:
+            return Future(latents, None)
+        state = context.state.unsqueeze(1) + embodiment.state_future_out(output[:, :, views]).float()
+        return Future(latents, state)
+
+    def action_tokens(self, x: Tensor, tau: Tensor, embodiment: Embodiment) -> Tensor:
+        """Chunk x (B, T, A) at flow times tau (B, T) → (B, T, D)."""
+        return embodiment.action_in(x) + self.action_position[: x.shape[1]] + self._time(tau)
+
+    def start_future(self, context: Context) -> Future:
+        """The fully masked future, mask tokens μ: (B, H, V·P, F) and (B, H, S)."""
+        count, offsets = context.size, len(self.config.world_offsets)
+        latents = self.latent_mask.expand(count, offsets, context.latents.shape[1], -1)
+        state = None if context.state is None else self.state_mask.expand(count, offsets, -1)
+        return Future(latents, state)
+
+    def visibility(self, plan: TrainingPlan, context: Context, world: Tensor, action: Tensor) -> Tensor:
+        """(B, Nw + Na, Nc + Nw + Na) bool: the row's who-sees-whom, sample by sample.
+
+        Args:
+            world, action: (B, Nw) and (B, Na) bool, tokens that are there; a padded one is seen by nobody.
+        """
+        num_world, num_action = world.shape[1], action.shape[1]
+        seen = context.prefix.visible.unsqueeze(1).expand(-1, num_world + num_action, -1)
+
+        def block(flag: Tensor, there: Tensor, rows: int) -> Tensor:
+            return (flag[:, None] & there).unsqueeze(1).expand(-1, rows, -1)
+
+        from_world = (
+            block(plan.world_visible, world, num_world),
+            block(plan.world_sees_action & plan.action_visible, action, num_world),
+        )
+        from_action = (
+            block(plan.action_sees_world & plan.world_visible, world, num_action),
+            block(plan.action_visible, action, num_action),
+        )
+        new = torch.cat((torch.cat(from_world, dim=2), torch.cat(from_action, dim=2)), dim=1)
+        return torch.cat((seen, new), dim=2)

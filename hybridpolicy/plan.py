@@ -1,0 +1,135 @@
+"""What one training micro-batch is asked to do: who is absent, noised or clean, and who sees whom.
+
+Legend: B batch, T chunk.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.couplings import Coupling
+from hybridpolicy.flow import CounterNoise
+
+# policy, policy with W absent, forward (A clean), inverse (W clean), video (A absent)
+MIX = {"policy": 0.50, "policy_alone": 0.15, "forward": 0.15, "inverse": 0.10, "video": 0.10}
+FUTURE_SHOWN = 0.5  # share of micro-batches without targets on which A still sees the W row
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Per-sample settings of one micro-batch.
+
+    Attributes:
+        world: W tokens exist in this micro-batch; action: A tokens exist.
+        world_tau: (B,) flow time of W; world_jitter: (B,) s of the noise on clean imagined latents.
+        world_loss: (B,) bool; action_loss: (B, T) bool, before padding is applied.
+        action_tau: (B, T).
+        world_visible, action_visible: (B,) bool, is the group there at all.
+        world_sees_action, action_sees_world: (B,) bool.
+    """
+
+    world: bool
+    action: bool
+    world_tau: Tensor
+    world_jitter: Tensor
+    world_loss: Tensor
+    action_tau: Tensor
+    action_loss: Tensor
+    world_visible: Tensor
+    action_visible: Tensor
+    world_sees_action: Tensor
+    action_sees_world: Tensor
+
+
+def _modes(row: Coupling, labelled: bool, future: bool) -> dict[str, float]:
+    """The training mix restricted to what the row answers and the micro-batch holds."""
+    if not labelled:
+        return {"video": 1.0}
+    if not row.world or not future:
+        return {"policy_alone": 1.0}
+    modes = {"policy": MIX["policy"], "video": MIX["video"]}
+    if row.action_sees_world:
+        modes |= {"policy_alone": MIX["policy_alone"], "inverse": MIX["inverse"]}
+    if row.world_sees_action:
+        modes |= {"forward": MIX["forward"]}
+    if row.world_shown == "clean":  # half of the samples carry the world loss, half show A the clean future
+        modes = {"policy_alone": 0.5, "inverse": 0.5}
+    return modes
+
+
+def _draw(modes: dict[str, float], u: Tensor) -> dict[str, Tensor]:
+    """u (B,) in [0, 1) → {mode: (B,) bool}, in the proportions given."""
+    total, low, drawn = sum(modes.values()), 0.0, {}
+    for name in MIX:
+        high = low + modes.get(name, 0.0) / total
+        drawn[name] = (u >= low) & (u < high)
+        low = high
+    return drawn
+
+
+def _action_tau(config: HybridConfig, noise: CounterNoise, clean: Tensor) -> Tensor:
+    """(B, T): 1 where A is given (`clean` samples, and prefixes of real-time chunking), else its time law."""
+    steps = torch.arange(config.chunk_size, device=clean.device)
+    if config.action_law == "flow":
+        tau = noise.uniform("tau_a", 1).expand(-1, config.chunk_size).clone()
+    else:
+        tau = torch.zeros(len(noise), config.chunk_size, device=clean.device)
+    if config.rtc_share > 0 and config.rtc_max_delay > 0:
+        chosen = noise.uniform("rtc", 1)[:, 0] < config.rtc_share
+        delay = (noise.uniform("delay", 1)[:, 0] * config.rtc_max_delay).long() + 1
+        tau[(steps < delay[:, None]) & chosen[:, None]] = 1.0
+    tau[clean] = 1.0
+    return tau
+
+
+def training_plan(
+    config: HybridConfig, row: Coupling, noise: CounterNoise, labelled: bool, future: bool
+) -> TrainingPlan:
+    """Draws the plan of one micro-batch.
+
+    Args:
+        labelled: the micro-batch has actions.
+        future: it has future frames, so the world loss can be computed.
+    """
+    count = len(noise)
+    mode = _draw(_modes(row, labelled, future), noise.uniform("mode", 1)[:, 0])
+    no = torch.zeros(count, dtype=torch.bool, device=noise.device)
+    shown_without_targets = (
+        not future and labelled and row.world_shown == "row" and noise.batch_uniform("shown") < FUTURE_SHOWN
+    )
+    if shown_without_targets:
+        mode = dict.fromkeys(MIX, no) | {"policy": ~no}
+    world = row.world and (future or shown_without_targets)
+    carries_world_loss = future and row.world
+    world_tau = torch.zeros(count, device=noise.device)
+    if config.world_law == "flow" and carries_world_loss:
+        world_tau = noise.uniform("tau_w", 1)[:, 0].square()  # biased to noise
+    if row.world_shown == "clean" and future:
+        world_loss = mode["policy_alone"] | mode["video"]
+        world_visible = ~no
+        sees_world = mode["inverse"]
+    else:
+        world_loss = (mode["policy"] | mode["forward"] | mode["video"]) if carries_world_loss else no
+        world_visible = ~mode["policy_alone"]
+        sees_world = (mode["policy"] | mode["inverse"]) if row.action_sees_world else no
+    world_tau = torch.where(mode["inverse"], torch.ones_like(world_tau), world_tau)
+    jitter = (
+        noise.uniform("jitter", 1)[:, 0] * 0.5 if row.world_shown == "clean" else torch.zeros_like(world_tau)
+    )
+    action_tau = _action_tau(config, noise, mode["forward"])
+    half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
+    return TrainingPlan(
+        world=world,
+        action=labelled,
+        world_tau=world_tau,
+        world_jitter=torch.where(mode["inverse"], jitter, torch.zeros_like(jitter)),
+        world_loss=world_loss,
+        action_tau=action_tau,
+        action_loss=(action_tau < 1.0) & ~(mode["forward"] | mode["video"])[:, None],
+        world_visible=world_visible,
+        action_visible=~mode["video"],
+        world_sees_action=mode["forward"] | (half & mode["policy"]),
+        action_sees_world=sees_world,
+    )

@@ -1,0 +1,79 @@
+"""Dataset statistics the policy itself needs: what a chunk looks like relative to the state it starts from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from hybridpolicy.errors import ConfigurationError
+
+MAX_ROWS = 200_000
+
+
+def as_tensor(value: Any) -> Tensor:
+    """Statistic as float32 tensor, whatever array type LeRobot stored."""
+    return torch.as_tensor(np.asarray(value), dtype=torch.float32).flatten()
+
+
+def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Tensor, Tensor]:
+    """(size,) mean and standard deviation of a column.
+
+    Raises:
+        ConfigurationError: the statistics lack the column, have another size, or are not finite.
+    """
+    entry = stats.get(key)
+    if not entry or "mean" not in entry or "std" not in entry:
+        raise ConfigurationError(
+            f"hybrid: no statistics for {key!r}; the dataset has them for {sorted(stats)}. Record again, or recompute "
+            "them with LeRobot's dataset tools: without them inputs would pass through unnormalised"
+        )
+    mean, std = as_tensor(entry["mean"]), as_tensor(entry["std"])
+    if mean.numel() != size:
+        raise ConfigurationError(
+            f"hybrid: statistics of {key!r} have {mean.numel()} numbers, the policy has {size}"
+        )
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+        raise ConfigurationError(
+            f"hybrid: statistics of {key!r} are not finite: mean {mean.tolist()}, std {std.tolist()}. Look for NaN in "
+            "the recording, then recompute them with LeRobot's dataset tools"
+        )
+    return mean, std
+
+
+def _columns(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """State (N, S), action (N, A) and episode index (N,) of the first data files of a LeRobotDataset folder."""
+    states, actions, episodes, rows = [], [], [], 0
+    for file in sorted((root / "data").rglob("*.parquet")):
+        table = pq.read_table(file, columns=["observation.state", "action", "episode_index"])
+        states.append(np.stack(table["observation.state"].to_numpy(zero_copy_only=False)))
+        actions.append(np.stack(table["action"].to_numpy(zero_copy_only=False)))
+        episodes.append(table["episode_index"].to_numpy())
+        rows += len(table)
+        if rows >= MAX_ROWS:
+            break
+    if not rows:
+        raise ConfigurationError(
+            f"hybrid: no data files under {root / 'data'}; is this a LeRobotDataset folder?"
+        )
+    return np.concatenate(states), np.concatenate(actions), np.concatenate(episodes)
+
+
+def relative_action_std(root: Path, chunk_size: int) -> Tensor:
+    """(T, A) root mean square of action[t + i] − state[t] in physical units, over the first 200,000 frames.
+
+    The scale of relative chunks, per step ahead: a target eight frames away is further than the next one.
+    """
+    state, action, episode = _columns(root)
+    scale = np.zeros((chunk_size, action.shape[1]), np.float32)
+    for ahead in range(chunk_size):
+        count = len(action) - ahead
+        if count <= 0:
+            scale[ahead] = scale[ahead - 1]
+            continue
+        same = episode[ahead:] == episode[:count]
+        delta = action[ahead:][same] - state[:count][same][:, : action.shape[1]]
+        scale[ahead] = np.sqrt(np.mean(delta**2, axis=0)) if len(delta) else scale[ahead - 1]
+    return torch.from_numpy(np.maximum(scale, 1e-3))

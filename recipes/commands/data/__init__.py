@@ -1,0 +1,1 @@
+"""Record, look at and prepare datasets."""

@@ -1,0 +1,67 @@
+"""Measure a policy's success in closed loop on held-out resets.
+
+--policy is a checkpoint's pretrained_model folder or a Hub id. The environment is one that the embodiments
+registered with LeRobot (`hybridpolicy info --full` lists them).
+
+Examples:
+  hybridpolicy eval --policy outputs/quickstart/policy --env hybrid_so101
+  hybridpolicy eval --policy outputs/mt8/policy --env hybrid_metaworld --episodes 160
+  hybridpolicy eval --policy outputs/quickstart/policy --env hybrid_so101 --imagine always
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `eval`."""
+    parser.add_argument(
+        "--policy", required=True, metavar="PATH_OR_ID", help="what training wrote, or a Hub id"
+    )
+    parser.add_argument("--env", required=True, metavar="TYPE", help="environment type")
+    parser.add_argument(
+        "--tasks", metavar="NAMES", help="comma-separated; default: all tasks of the environment"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=90, metavar="N", help="resets in all; default: %(default)s"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1_000_000, help="of the first reset; default: %(default)s"
+    )
+    parser.add_argument(
+        "--imagine", choices=("never", "always"), help="default: what the policy was saved with"
+    )
+    parser.add_argument("--output", metavar="DIR", help="also write report.json there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints success per task."""
+    import lerobot_policy_hybrid  # noqa: F401  registers the policy and the environments
+    from hybridpolicy.evaluation import evaluate_policy
+    from recipes.commands.progress import progress
+
+    with progress(f"evaluating {args.env}", args.episodes, "episodes") as bar:
+        result = evaluate_policy(
+            args.policy,
+            args.env,
+            tasks=tuple(args.tasks.split(",")) if args.tasks else (),
+            episodes=args.episodes,
+            seed=args.seed,
+            imagine=args.imagine,
+            progress=bar.update,
+        )
+    success = result["success"]
+    rows = [*success["by_task"].items(), ("all", success)]
+    width = max(len(name) for name, _ in rows)
+    for name, row in rows:
+        interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
+        print(f"{name:<{width}}  {row['rate']:6.1%}  95 % {interval:<16}  {row['episodes']} episodes")
+    if args.output:
+        file = Path(args.output) / "report.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(f"report: {file}")
+    return 0

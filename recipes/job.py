@@ -1,0 +1,88 @@
+"""What every complete job shares: phases, training under a bar, and the facts of a run for its report."""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridpolicy.training.config import TrainConfig
+from hybridpolicy.training.run import train_recipe
+from hybridpolicy.training.trainer import TrainSummary
+
+
+@dataclass
+class Phases:
+    """Where the minutes went."""
+
+    seconds: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times the block."""
+        start = time.perf_counter()
+        yield
+        self.seconds.append({"name": name, "seconds": time.perf_counter() - start})
+
+    @property
+    def wall_s(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def train(config: TrainConfig, progress: Any) -> TrainSummary:
+    """Trains under one bar over all samples, going on from a checkpoint that is already there."""
+    with progress(f"training {config.name}", config.total_samples, "samples") as bar:
+        return train_recipe(
+            config, lambda event: bar.update(event.done, event.total, f"loss {event.loss:.3f}")
+        )
+
+
+def describe_run(config: TrainConfig, summary: TrainSummary) -> dict[str, Any]:
+    """The report's facts of a training run: what ran, on what, how fast."""
+    last = summary.stages[-1]
+    options = [f"coupling {config.policy.coupling}", f"actions by {config.policy.action_law}"]
+    if config.policy.objects_weight > 0:
+        options.append(
+            "a privileged loss on simulated object positions helps the frame encoder (simulation only)"
+        )
+    return {
+        "recipe": config.name,
+        "machine": machine(),
+        "git": git_revision(),
+        "options": options,
+        "params": summary.num_parameters,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "train": {"samples_per_s": last.samples / last.seconds},
+        "train_minutes": summary.seconds / 60.0,
+        "stage2": {"samples": last.samples, "seconds": last.seconds},
+        "started": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
+    }
+
+
+def machine() -> str:
+    """Processor, threads, system and Python in words."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        name = names[0] if names else name
+    return f"{name}, {torch.get_num_threads()} threads, {platform.system()}, Python {sys.version.split()[0]}"
+
+
+def git_revision() -> str:
+    """Short revision of the code, with a plus where it was changed, or `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True
+    )
+    return run.stdout.strip() if run.returncode == 0 else "unknown"

@@ -1,0 +1,181 @@
+"""Your own recordings: the arm is read from the dataset, shown, checked, and a fitting run is made."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embodiments.so101.constants import SO101
+from embodiments.spec import EmbodimentSpec
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
+from hybridpolicy.training.run import read_metadata
+from recipes.commands.data.location import locate
+
+KNOWN_ARMS: tuple[EmbodimentSpec, ...] = (SO101,)
+SMALLEST_SIDE = 96  # pixels of the shorter image side after resizing
+CHUNK_S, REPLAN_S = 0.8, 0.2
+PASSES = 25  # over the frames of the dataset, within the bounds below
+SAMPLES = (120_000, 2_000_000)
+
+
+@dataclass(frozen=True)
+class DerivedArm:
+    """What a dataset says about the arm that recorded it.
+
+    known: the arm of this project it matches, if any. unit: of the joints, deg, normalised or unknown.
+    """
+
+    robot_type: str
+    fps: float
+    joints: tuple[str, ...]
+    cameras: dict[str, tuple[int, int]]
+    state_matches_action: bool
+    unit: str
+    known: EmbodimentSpec | None
+    episodes: int
+    frames: int
+    tasks: tuple[str, ...]
+
+    def describe(self) -> str:
+        """A few lines for a person."""
+        views = ", ".join(f"{key.split('.')[-1]} {w}x{h}" for key, (h, w) in self.cameras.items())
+        arm = (
+            f"{self.known.tag}, known here" if self.known else "not one this project knows; limits unchecked"
+        )
+        return "\n".join(
+            (
+                f"arm      {self.robot_type} ({arm})",
+                f"joints   {', '.join(self.joints)}",
+                f"units    {self.unit}",
+                f"cameras  {views}",
+                f"rate     {self.fps:g} Hz",
+                f"data     {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} instructions",
+            )
+        )
+
+
+def derive_arm(meta: Any) -> DerivedArm:
+    """Reads the arm off LeRobot's metadata.
+
+    Raises:
+        DatasetError: no camera, no action, or joint values outside what the known arm of that name can reach.
+    """
+    features = meta.features
+    if "action" not in features or not meta.camera_keys:
+        raise DatasetError(
+            f"{meta.root}: columns {sorted(features)}; training needs `action` and at least one "
+            "observation.images.<name>. Record with lerobot-record"
+        )
+    joints = _names(features["action"])
+    cameras = {key: _height_width(features[key]) for key in meta.camera_keys}
+    known = next((arm for arm in KNOWN_ARMS if arm.joint_names == joints), None)
+    unit = _unit(meta.stats["action"], joints)
+    arm = DerivedArm(
+        robot_type=str(meta.robot_type or "unknown"),
+        fps=float(meta.fps),
+        joints=joints,
+        cameras=cameras,
+        state_matches_action=_names(features.get("observation.state") or {}) == joints,
+        unit=unit,
+        known=known,
+        episodes=meta.total_episodes,
+        frames=meta.total_frames,
+        tasks=tuple(str(task) for task in meta.tasks.index),
+    )
+    if known is not None and unit == "deg":
+        _check_ranges(meta, arm, known)
+    return arm
+
+
+def _names(feature: dict[str, Any]) -> tuple[str, ...]:
+    names = feature.get("names") or ()
+    if isinstance(names, dict):
+        names = [name for group in names.values() for name in group]
+    return tuple(str(name) for name in names)
+
+
+def _height_width(feature: dict[str, Any]) -> tuple[int, int]:
+    shape, names = tuple(feature["shape"]), list(feature.get("names") or ("height", "width", "channels"))
+    sizes = dict(zip(names, shape, strict=True))
+    return int(sizes["height"]), int(sizes["width"])
+
+
+def _unit(stats: dict[str, Any], joints: tuple[str, ...]) -> str:
+    """deg if a body joint leaves ±100, the range of LeRobot's normalised units; unknown if none ever does."""
+    body = [i for i, name in enumerate(joints) if "gripper" not in name]
+    if not body:
+        return "unknown"
+    low, high = (np.asarray(stats[key], float).flatten()[body] for key in ("min", "max"))
+    if max(np.abs(low).max(), np.abs(high).max()) > 100.5:
+        return "deg"
+    return "deg or ±100 (no joint left ±100, so the values do not tell)"
+
+
+def _check_ranges(meta: Any, arm: DerivedArm, known: EmbodimentSpec) -> None:
+    slack = 25.0  # an owner's zero is the middle of the range he recorded
+    low, high = (np.asarray(meta.stats["action"][key], float).flatten() for key in ("min", "max"))
+    for i, joint in enumerate(known.joints):
+        if joint.unit == "deg" and (
+            low[i] < joint.lower.value - slack or high[i] > joint.upper.value + slack
+        ):
+            raise DatasetError(
+                f"{meta.root}: {joint.name} was commanded to {low[i]:.0f} … {high[i]:.0f} deg, the {known.tag} reaches "
+                f"{joint.lower.value:.0f} … {joint.upper.value:.0f}; the arm was calibrated differently or the dataset "
+                f"is of another arm ({arm.robot_type}). Calibrate and record again"
+            )
+
+
+def image_size(cameras: dict[str, tuple[int, int]]) -> list[int]:
+    """[H, W] every view is resized to: the shorter side of the first camera 96 pixels, a multiple of 8."""
+    height, width = next(iter(cameras.values()))
+    scale = SMALLEST_SIDE / min(height, width)
+    return [max(8, round(side * scale / 8) * 8) for side in (height, width)]
+
+
+def read_arm(dataset: str) -> DerivedArm:
+    """The arm that recorded `dataset`, a folder or hub id. Raises as `derive_arm`."""
+    return derive_arm(read_metadata(DatasetSource(*locate(dataset))))
+
+
+def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
+    """World prior on the dataset's own video, then trunk and expert on its demonstrations.
+
+    Args:
+        dataset: folder or hub id of what `lerobot-record` wrote.
+    """
+    if not dataset:
+        raise ConfigurationError(
+            "recipe own_data: no dataset; use hybridpolicy train --dataset <folder or hub id>"
+        )
+    arm = read_arm(dataset)
+    root, repo_id = locate(dataset)
+    chunk = max(round(CHUNK_S * arm.fps), 2)
+    samples = int(np.clip(PASSES * arm.frames, *SAMPLES))
+    tag = arm.known.tag if arm.known else "arm"
+    labelled = DatasetSource(root, repo_id, embodiment=tag)
+    video = DatasetSource(root, repo_id, drop=("action", "observation.state", "task"), embodiment=tag)
+    return TrainConfig(
+        name="own_data",
+        policy=HybridConfig(
+            device=None,
+            embodiment=tag,
+            fps=arm.fps,
+            action_convention="relative" if arm.state_matches_action else "absolute",
+            chunk_size=chunk,
+            n_action_steps=max(round(REPLAN_S * arm.fps), 1),
+            rtc_max_delay=max(chunk // 2, 1),
+            world_offsets=[max(chunk // 2, 1), chunk],
+            image_size=image_size(arm.cameras),
+        ),
+        stages=[
+            StageConfig("world", samples // 4, 64, 1e-3, [video]),
+            StageConfig("policy", samples, 64, 1e-3, [labelled]),
+        ],
+        output_dir=output,
+        cache_dir=f"{output}/cache",
+        precision="bf16",
+        ema_decay=0.998,
+        augmentation=AugmentationConfig(brightness=0.2, contrast=0.2, saturation=0.2, shift_px=4),
+    )

@@ -1,0 +1,77 @@
+"""What every test stands on: no screen, no network, no file of the user's; and what the markers skip."""
+
+import importlib.util
+import ipaddress
+import os
+import shutil
+import socket
+import sys
+import tempfile
+
+import pytest
+
+# Set before LeRobot, MuJoCo and transformers are imported; commands that tests run inherit it.
+_home = tempfile.mkdtemp(prefix="hybridpolicy-tests-")
+os.environ.update(
+    {
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HOME": os.path.join(_home, "huggingface"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_LEROBOT_HOME": os.path.join(_home, "lerobot"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "WANDB_MODE": "disabled",
+    }
+)
+os.environ.setdefault("MUJOCO_GL", {"linux": "egl", "darwin": "cgl"}.get(sys.platform, "glfw"))
+
+_connect = socket.socket.connect
+
+
+def _connect_locally(self, address):
+    """The real connect to this machine; anything else fails the test that tried."""
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        host = address[0]
+        try:
+            local = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            local = host == "localhost"
+        if not local:
+            raise AssertionError(f"a test tried to reach {host}:{address[1]}; tests run without a network")
+    return _connect(self, address)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_configure(config):
+    socket.socket.connect = _connect_locally
+
+
+def pytest_unconfigure(config):
+    socket.socket.connect = _connect
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+def _has_cuda():
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(config, items):
+    absent = {
+        "slow": None if config.getoption("--slow") else "takes minutes; run with --slow",
+        "hardware": None
+        if os.environ.get("HYBRIDPOLICY_HARDWARE")
+        else "needs a real arm; set HYBRIDPOLICY_HARDWARE to its port",
+    }
+    if any(item.get_closest_marker("gpu") for item in items):  # importing torch costs seconds
+        absent["gpu"] = None if _has_cuda() else "needs a CUDA device; none is visible"
+    for item in items:
+        for marker, reason in absent.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

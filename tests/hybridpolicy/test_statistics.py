@@ -1,0 +1,87 @@
+"""Statistics: by column, of the right size, finite; and the scale of relative chunks."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.statistics import mean_std, relative_action_std
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (None, r"no statistics for 'action'; the dataset has them for \['other'\]"),
+        ({"mean": [0.0] * 4}, "no statistics for 'action'"),
+        ({"mean": [0.0] * 5, "std": [1.0] * 5}, "have 5 numbers, the policy has 4"),
+        ({"mean": [0.0] * 4, "std": [1.0, 1.0, float("nan"), 1.0]}, "not finite"),
+    ],
+)
+def test_statistics_that_cannot_be_used_are_refused(make_policy, entry, message):
+    stats = {"other": {}} | ({"action": entry} if entry else {})
+    with pytest.raises(ConfigurationError, match=message):
+        mean_std(stats, "action", 4)
+
+
+def test_statistics_of_any_array_type():
+    for value in (np.array([1.0, 2.0]), torch.tensor([1.0, 2.0]), [1.0, 2.0]):
+        mean, std = mean_std({"action": {"mean": value, "std": value}}, "action", 2)
+        assert torch.equal(mean, torch.tensor([1.0, 2.0]))
+        assert mean.dtype == std.dtype == torch.float32
+
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    def write(states, actions, episodes):
+        (tmp_path / "data" / "chunk-000").mkdir(parents=True)
+        columns = {
+            "observation.state": list(np.asarray(states, np.float32)),
+            "action": list(np.asarray(actions, np.float32)),
+            "episode_index": list(episodes),
+        }
+        pq.write_table(pa.table(columns), tmp_path / "data" / "chunk-000" / "file-000.parquet")
+        return tmp_path
+
+    return write
+
+
+def test_relative_scale_is_measured_per_step_ahead_within_episodes(write_dataset):
+    ramp = np.arange(10.0)[:, None] * [1.0, -2.0]
+    states = np.concatenate((ramp, ramp + 1000.0))  # a second episode, far away
+    root = write_dataset(states, states + 0.5, [0] * 10 + [1] * 10)
+    scale = relative_action_std(root, 3)
+    torch.testing.assert_close(scale, torch.tensor([[0.5, 0.5], [1.5, 1.5], [2.5, 3.5]]))
+
+
+def test_a_chunk_longer_than_every_episode_has_a_scale(write_dataset):
+    states = np.zeros((3, 2))
+    scale = relative_action_std(write_dataset(states, states, [0, 0, 0]), 5)
+    assert scale.shape == (5, 2)
+    assert float(scale.min()) == pytest.approx(1e-3)
+
+
+def test_a_folder_without_data_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="no data files under"):
+        relative_action_std(tmp_path, 3)
+
+
+def test_a_relative_policy_measures_its_dataset(make_config, stats, write_dataset):
+    from types import SimpleNamespace
+
+    import pandas as pd
+
+    from hybridpolicy.modeling_hybrid import HybridPolicy
+
+    states = np.cumsum(np.random.default_rng(0).normal(size=(50, 4)), axis=0)
+    root = write_dataset(states, states, [0] * 50)
+    names = make_config().action_feature_names
+    features = {key: {"names": names} for key in ("action", "observation.state")}
+    dataset_meta = SimpleNamespace(fps=10, features=features, tasks=pd.DataFrame(index=["push"]), root=root)
+    config = make_config(action_convention="relative")
+    policy = HybridPolicy(config, dataset_stats=stats, dataset_meta=dataset_meta)
+    policy.embodiment.check_statistics()
+    torch.testing.assert_close(policy.embodiment.relative_std, relative_action_std(root, 4))
+    with pytest.raises(ConfigurationError, match="no dataset statistics"):
+        HybridPolicy(config, dataset_stats=stats).embodiment.check_statistics()

@@ -1,0 +1,265 @@
+"""One training step: it learns, reaches every weight, ignores padding, and copes with what is absent."""
+
+import math
+
+import pytest
+import torch
+
+from hybridpolicy.context import present
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.frames import KeypointReadout, collapse_penalty, effective_rank
+from hybridpolicy.losses import world_skill
+
+ROWS = [(row.name, law) for row in COUPLINGS.values() for law in ("regress", "flow")]
+WITH_WORLD = [(row, law) for row, law in ROWS if COUPLINGS[row].world]
+WORLD_WEIGHTS = ("latent_future_in", "latent_out", "latent_mask", "offset_position", "state_future", "state_mask")
+# Never reached: the language model is fed text only.
+DEAD = ("network.goal.model.model.vision_model", "network.goal.model.model.connector")
+
+
+@pytest.mark.parametrize(("coupling", "law"), ROWS)
+def test_ten_steps_on_one_batch_lower_the_loss(make_policy, make_batch, train_steps, coupling, law):
+    policy = make_policy(live=False, coupling=coupling, action_law=law, world_law=law)
+    losses = train_steps(policy, make_batch(16), 10)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+
+
+@pytest.mark.parametrize(("coupling", "law"), ROWS)
+def test_gradients_reach_every_live_weight(make_policy, make_batch, coupling, law):
+    fields = {"objects_weight": 1.0, "objects_count": 2, "rtc_share": 0.5}
+    policy = make_policy(coupling=coupling, action_law=law, world_law=law, **fields).train()
+    privileged = {"privileged.objects": torch.rand(32, 4), "privileged.present": torch.ones(32, 2)}
+    loss, _ = policy.forward(make_batch(32) | privileged)
+    loss.backward()
+    dead = [
+        name
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.any()))
+    ]
+    expected_dead = [name for name in dead if name.startswith(DEAD)]
+    if not COUPLINGS[coupling].world:
+        # The context gives only keys and values, so its last layer ends there.
+        last = [f"streams.world.1.{part}" for part in ("out", "norm_mlp", "up", "down")]
+        unused = (*WORLD_WEIGHTS, *last, "streams.world_norm")
+        expected_dead += [name for name in dead if any(part in name for part in unused)]
+    assert set(dead) - set(expected_dead) == set()
+    frozen = {name for name, parameter in policy.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in policy.named_parameters() if ".target_frames." in name}
+
+
+@pytest.mark.parametrize(("coupling", "law"), ROWS)
+def test_padded_values_change_nothing(make_policy, make_batch, coupling, law):
+    """Neither loss nor gradients: a padded end of an episode is not a still video with a still arm."""
+    policy = make_policy(coupling=coupling, action_law=law, world_law=law, rtc_share=0.5).train()
+    batch = make_batch(32)
+    pads = {key: torch.zeros(32, 3, dtype=torch.bool) for key in batch if key.startswith("observation.")}
+    for pad in pads.values():
+        pad[::2, 2] = True
+        pad[::4, 1] = True
+    action_pad = torch.zeros(32, 4, dtype=torch.bool)
+    action_pad[::2, 2:] = True
+    other = dict(batch)
+    for key, pad in pads.items():
+        other[key] = torch.where(pad.view(32, 3, *(1,) * (batch[key].ndim - 2)), torch.rand(()), batch[key])
+    other["action"] = torch.where(action_pad[..., None], torch.rand(()), batch["action"])
+    flags = {f"{key}_is_pad": pad for key, pad in pads.items()} | {"action_is_pad": action_pad}
+    results = []
+    for values in (batch, other, batch):
+        policy.zero_grad()
+        given = flags if len(results) < 2 else {}
+        loss, _ = policy.forward(values | given)
+        loss.backward()
+        gradient = policy.network.streams.world[0].qkv.weight.grad.clone()
+        results.append((loss.detach(), gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert not torch.equal(results[0][0], results[2][0]), "without the flags the padding counts"
+
+
+def test_one_fully_padded_sample_is_an_unlabelled_one(make_policy, make_batch):
+    policy, batch = make_policy().train(), make_batch(4)
+    pad = torch.zeros(4, 4, dtype=torch.bool)
+    pad[1] = True
+    changed = batch | {"action": torch.where(pad[..., None], torch.tensor(9.0), batch["action"])}
+    losses = [policy.forward(b | {"action_is_pad": pad})[0] for b in (batch, changed)]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(("coupling", "law"), WITH_WORLD)
+@pytest.mark.parametrize("marked_by", ["missing", "is_pad"])
+def test_action_free_video_trains_the_world_only(make_policy, make_batch, coupling, law, marked_by):
+    policy = make_policy(coupling=coupling, action_law=law, world_law=law).train()
+    batch = make_batch(8, action=marked_by == "is_pad", state=False, task=False)
+    batch["action_is_pad"] = torch.ones(8, 4, dtype=torch.bool)
+    loss, report = policy.forward(batch)
+    loss.backward()
+    assert "world_loss" in report
+    assert "action_loss" not in report
+    assert all(p.grad is None for name, p in policy.named_parameters() if ".streams.action" in name)
+
+
+@pytest.mark.parametrize("absent", ["camera", "state", "text", "blank text", "everything but one camera"])
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_what_is_absent_is_absent(make_policy, make_batch, coupling, absent):
+    policy = make_policy(coupling=coupling).train()
+    everything = absent.startswith("everything")
+    state, task = absent != "state" and not everything, absent != "text" and not everything
+    for times in (3, 0):
+        batch = make_batch(4, times=times, state=state, task=task)
+        if absent == "camera" or everything:
+            del batch["observation.images.wrist"]
+        if absent == "blank text":
+            batch["task"] = ["", "push the red block", " ", ""]
+        if times:
+            loss, _ = policy.forward(batch)
+            loss.backward()
+            assert math.isfinite(float(loss.detach()))
+        else:
+            chunk = policy.eval().predict_action_chunk(batch)
+            assert chunk.shape == (4, 4, 4)
+            assert bool(torch.isfinite(chunk).all())
+
+
+def test_a_policy_without_a_state_at_all(make_policy, make_batch, train_steps):
+    policy = make_policy(state=False)
+    train_steps(policy, make_batch(4, state=False), 2)
+    assert policy.eval().predict_action_chunk(make_batch(2, 0, state=False)).shape == (2, 4, 4)
+
+
+def test_no_text_at_run_time_is_what_dropout_showed_in_training(make_policy, make_batch):
+    policy, batch = make_policy().eval(), make_batch(2, 0)
+    hidden = torch.zeros(2, dtype=torch.bool)
+    dropped = policy.network.encode_context(present(batch, policy.config), policy.embodiment, hidden)
+    absent = policy.context({key: value for key, value in batch.items() if key != "task"})
+    assert (len(dropped.prefix), len(absent.prefix)) == (2 + 9, 9)
+    compared = list(zip(dropped.prefix.keys, absent.prefix.keys, strict=True))
+    assert len(compared) == 2
+    for with_hidden, without in compared:
+        torch.testing.assert_close(with_hidden[:, :, 2:], without, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "times", "message"),
+    [
+        ({"coupling": "vla"}, 3, "coupling = vla trains no world prior"),
+        ({"coupling": "joint"}, 1, "neither actions nor future frames"),
+    ],
+)
+def test_a_batch_with_nothing_to_train_is_refused(make_policy, make_batch, fields, times, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_policy(**fields).forward(make_batch(4, times=times, action=False))
+
+
+def test_sample_weighting_is_refused(make_policy, make_batch):
+    with pytest.raises(ConfigurationError, match="reduction = 'none'"):
+        make_policy().forward(make_batch(), reduction="none")
+
+
+def test_a_last_batch_of_one_sample_has_a_finite_loss(make_policy, make_batch):
+    loss, report = make_policy().train().forward(make_batch(1))
+    loss.backward()
+    assert math.isfinite(float(loss.detach()))
+    assert all(math.isfinite(value) for value in report.values())
+
+
+def test_wrong_action_size_and_absent_cameras_are_refused(make_policy, make_batch):
+    policy, batch = make_policy(), make_batch()
+    with pytest.raises(DatasetError, match=r"3 action dimensions, the policy 4 .*shoulder_pan\.pos"):
+        policy.forward(batch | {"action": batch["action"][..., :3]})
+    with pytest.raises(DatasetError, match=r"front.*wrist.*observation\.images\.top"):
+        policy.forward({"observation.images.top": batch["observation.images.front"], "index": batch["index"]})
+
+
+def test_bytes_and_floats_are_the_same_picture(make_policy, make_batch):
+    policy, batch = make_policy().train(), make_batch()
+    images = [key for key in batch if key.startswith("observation.images")]
+    as_bytes = batch | {key: (batch[key] * 255).round().to(torch.uint8) for key in images}
+    as_floats = batch | {key: as_bytes[key].float() / 255.0 for key in images}
+    assert torch.equal(policy.forward(as_bytes)[0], policy.forward(as_floats)[0])
+
+
+def test_the_report_is_plain_numbers(make_policy, make_batch):
+    _, report = make_policy().train().forward(make_batch(8))
+    assert {"loss", "action_loss", "world_loss", "world_skill_2", "world_skill_4"} <= set(report)
+    assert all(type(value) is float for value in report.values())
+
+
+def test_the_same_step_draws_the_same_loss_in_any_order(make_policy, make_batch):
+    policy = make_policy(live=True, action_law="flow", world_law="flow", collapse_weight=0.0).train()
+    batch, order = make_batch(8), torch.randperm(8)
+    shuffled = {k: [v[i] for i in order] if isinstance(v, list) else v[order] for k, v in batch.items()}
+    first = policy.forward(batch)[0]
+    torch.testing.assert_close(policy.forward(shuffled)[0], first, rtol=1e-5, atol=1e-6)
+    policy.update()
+    assert float((policy.forward(batch)[0] - first).detach().abs()) > 1e-4
+
+
+def test_the_target_encoder_follows_and_receives_no_gradient(make_policy, make_batch):
+    policy = make_policy(ema_decay=0.9)
+    network = policy.network
+    policy.forward(make_batch(8))[0].backward()
+    assert all(p.grad is None for p in network.target_frames.parameters())
+    pairs = list(zip(network.target_frames.parameters(), network.frames.parameters(), strict=True))
+    before = [(target.clone(), online.detach().clone()) for target, online in pairs]
+    policy.update()
+    for (target, online), (old, was) in zip(pairs, before, strict=True):
+        torch.testing.assert_close(target, 0.9 * old + 0.1 * was)
+        assert torch.equal(online, was)
+    assert int(policy.train_step) == 1
+
+
+def test_the_run_time_encoder_is_the_target_encoder(make_policy, make_batch):
+    policy, batch = make_policy().eval(), make_batch(2, 0)
+    before = policy.context(batch).latents
+    with torch.no_grad():
+        for parameter in policy.network.frames.parameters():
+            parameter.zero_()
+    assert torch.equal(policy.context(batch).latents, before)
+
+
+def test_keypoints_keep_their_precision_under_autocast():
+    readout, features = KeypointReadout(16, 8, 2, 2), torch.randn(3, 16, 12, 12)
+    exact = readout(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = readout(features)
+    assert rough.dtype == torch.float32
+    grid = rough.view(-1, 4)[:, :2] * 256  # in bfloat16 every coordinate above 1/4 would be a multiple of 1/512
+    assert not torch.equal(grid, grid.round())
+    torch.testing.assert_close(rough, exact, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_bfloat16_autocast_trains(make_policy, make_batch, coupling):
+    policy, batch = make_policy(coupling=coupling, action_law="flow", world_law="flow").train(), make_batch(8)
+    exact = float(policy.forward(batch)[0].detach())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = policy.forward(batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(exact, rel=0.05)
+
+
+def test_collapse_is_penalised_and_measured():
+    spread, same = torch.randn(64, 3, 8), torch.randn(1, 3, 8).expand(64, 3, 8)
+    assert float(collapse_penalty(same)) > 0.9
+    assert float(collapse_penalty(spread)) < 0.1
+    doubled = torch.cat((spread[..., :4], spread[..., :4]), dim=-1)
+    assert float(collapse_penalty(doubled)) > float(collapse_penalty(spread)) + 0.05
+    assert effective_rank(torch.randn(500, 8)) > 7
+    assert effective_rank(torch.randn(500, 1) * torch.ones(8)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_world_skill_is_one_when_perfect_and_zero_when_copying():
+    last, target = torch.randn(4, 3, 5), torch.randn(4, 2, 3, 5)
+    valid = torch.ones(4, 2, 3, dtype=torch.bool)
+    copied = last.unsqueeze(1).expand_as(target)
+    assert world_skill(target, target, last, valid) == pytest.approx([1.0, 1.0])
+    assert world_skill(copied, target, last, valid) == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert world_skill(2 * copied - target, target, last, valid)[0] < -1
+    assert world_skill(target, target, last, ~valid) == [0.0, 0.0]  # nothing measured is no skill
+    valid[:, 1, 0] = False
+    broken = target.clone()
+    broken[:, 1, 0] = 1e6
+    assert world_skill(broken, target, last, valid) == pytest.approx([1.0, 1.0])

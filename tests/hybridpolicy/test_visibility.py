@@ -1,0 +1,245 @@
+"""Who sees whom, by gradient: what a token cannot see, its output cannot depend on."""
+
+import pytest
+import torch
+
+from hybridpolicy import modeling_hybrid
+from hybridpolicy.context import present
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.flow import CounterNoise
+
+GROUPS = ("C", "W", "A")
+# (from, to): information may flow from the first to the second. The contract of architecture.md, written out.
+TRAINED = {
+    "vla": "CC CA AA",
+    "representation": "CC CW WW CA AA",
+    "joint": "CC CW WW CA AA AW WA",
+    "cascaded": "CC CW WW CA AA WA",
+}
+ACTED = {
+    ("vla", "never"): "CC CA AA",
+    ("representation", "never"): "CC CA AA",
+    ("joint", "never"): "CC CA AA",
+    ("joint", "always"): "CC CW WW CA AA WA",  # the one W row runs before any action exists
+    ("cascaded", "never"): "CC CA AA",
+    ("cascaded", "always"): "CC CW WW CA AA WA",
+}
+LAWS = ("regress", "flow")
+
+
+class Probe:
+    """Makes every group of tokens that enters the streams a leaf, and keeps what comes out."""
+
+    def __init__(self, streams, monkeypatch):
+        self.inputs, self.outputs, self.keys = {}, {}, {}
+        self._forward = streams.forward
+        monkeypatch.setattr(streams, "forward", self)
+
+    def __call__(self, world, action, prefix, mask, **options):
+        name = "C" if prefix is None else "W"
+        if world is not None:
+            world = self.inputs[name] = world.detach().requires_grad_()
+        if action is not None:
+            action = self.inputs["A"] = action.detach().requires_grad_()
+        world_out, action_out, new = self._forward(world, action, prefix, mask, **options)
+        if world is not None:
+            self.keys[name] = [tensor for pair in new for tensor in pair]
+            self.outputs[name] = self.keys[name][-1].transpose(1, 2) if world_out is None else world_out
+        if action is not None:
+            self.outputs["A"] = action_out
+        return world_out, action_out, new
+
+    def sees(self, source, target):
+        """(B,) bool: samples whose `target` outputs change with `source` inputs. None if a group never ran."""
+        if source not in self.inputs or target not in self.outputs:
+            return None
+        output = self.outputs[target]
+        (gradient,) = torch.autograd.grad(
+            output, self.inputs[source], torch.randn_like(output), retain_graph=True, allow_unused=True
+        )
+        if gradient is None:
+            return torch.zeros(len(output), dtype=torch.bool)
+        return gradient.abs().amax(dim=(1, 2)) > 0
+
+
+def pairs(text):
+    return {(pair[0], pair[1]) for pair in text.split()}
+
+
+@pytest.fixture
+def trained_probe(make_policy, make_batch, monkeypatch):
+    """(coupling, law) → the probe and the plan of one training forward over 64 samples."""
+
+    def run(coupling, law):
+        policy = make_policy(coupling=coupling, action_law=law, world_law=law, rtc_share=0.0, text_dropout=0.0)
+        probe, plans = Probe(policy.network.streams, monkeypatch), []
+
+        def record(*args):
+            plans.append(drawn(*args))
+            return plans[-1]
+
+        drawn = modeling_hybrid.training_plan
+        with monkeypatch.context() as patch:
+            patch.setattr(modeling_hybrid, "training_plan", record)
+            policy.train().forward(make_batch(64))
+        (plan,) = plans
+        return probe, plan
+
+    return run
+
+
+def test_the_tables_here_name_every_row():
+    assert set(TRAINED) == set(COUPLINGS)
+    assert set(ACTED) == {(row.name, setting) for row in COUPLINGS.values() for setting in row.imagine}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_training_lets_through_exactly_what_the_table_says(trained_probe, law):
+    checked = 0
+    for coupling, text in TRAINED.items():
+        probe, _ = trained_probe(coupling, law)
+        for source in GROUPS:
+            for target in GROUPS:
+                seen = probe.sees(source, target)
+                assert (seen is not None and bool(seen.any())) == ((source, target) in pairs(text)), (
+                    f"{coupling}: {source} → {target}"
+                )
+                checked += 1
+    assert checked == 9 * len(COUPLINGS) == 36
+
+
+@pytest.mark.parametrize("coupling", [row.name for row in COUPLINGS.values() if row.world])
+def test_each_sample_sees_what_its_own_plan_says(trained_probe, coupling):
+    probe, plan = trained_probe(coupling, "regress")
+    expected = {
+        ("C", "W"): torch.ones(64, dtype=torch.bool),
+        ("C", "A"): torch.ones(64, dtype=torch.bool),
+        ("A", "W"): plan.world_sees_action & plan.action_visible,
+        ("W", "A"): plan.action_sees_world & plan.world_visible,
+    }
+    for (source, target), flags in expected.items():
+        assert torch.equal(probe.sees(source, target), flags), f"{source} → {target}"
+    if coupling == "joint":
+        assert 0 < int(expected["A", "W"].sum()) < 64
+        assert 0 < int(expected["W", "A"].sum()) < 64
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_context_keys_depend_on_nothing_but_the_context(trained_probe, coupling):
+    probe, _ = trained_probe(coupling, "regress")
+    held = 0
+    for tensor in probe.keys["C"]:
+        for group in set(probe.inputs) - {"C"}:
+            assert torch.autograd.grad(
+                tensor.sum(), probe.inputs[group], retain_graph=True, allow_unused=True
+            ) == (None,)
+            held += 1
+    assert held == 4 * (2 if COUPLINGS[coupling].world else 1)  # keys and values of two layers
+
+
+@pytest.mark.parametrize(("coupling", "imagine"), ACTED)
+def test_acting_lets_through_exactly_what_the_row_says(make_policy, make_batch, monkeypatch, coupling, imagine):
+    policy = make_policy(coupling=coupling).eval()
+    probe = Probe(policy.network.streams, monkeypatch)
+    context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
+    policy.queries.act(context, CounterNoise(0, 0, torch.arange(3)), imagine=imagine)
+    checked = 0
+    for source in GROUPS:
+        for target in GROUPS:
+            seen = probe.sees(source, target)
+            assert (seen is not None and bool(seen.all())) == (
+                (source, target) in pairs(ACTED[coupling, imagine])
+            )
+            checked += 1
+    assert checked == 9
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"), [("imagine", "CC CW WW"), ("given", "CC CW WW CA AA AW"), ("infer", "CC CW WW CA AA WA")]
+)
+def test_queries_see_what_their_training_mode_saw(make_policy, make_batch, monkeypatch, query, expected):
+    policy = make_policy(coupling="joint").eval()
+    probe = Probe(policy.network.streams, monkeypatch)
+    context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
+    noise, chunk = CounterNoise(0, 0, torch.arange(3)), torch.randn(3, 4, 4)
+    if query == "infer":
+        policy.queries.infer_actions(context, policy.network.start_future(context), noise)
+    else:
+        policy.queries.imagine(context, noise, chunk if query == "given" else None)
+    found = {(s, t) for s in GROUPS for t in GROUPS if (seen := probe.sees(s, t)) is not None and bool(seen.all())}
+    assert found == pairs(expected)
+
+
+def test_a_cached_context_gives_what_a_joint_run_gives(make_policy):
+    """All tokens in one call under a mask that closes C equal the prefix's way, keys and outputs alike."""
+    streams = make_policy().network.streams
+    context, world, action = (torch.randn(2, count, 32) for count in (7, 5, 4))
+    visible = torch.ones(2, 7, dtype=torch.bool)
+    visible[1, :2] = False
+    prefix = streams.encode(context, visible)
+    new = torch.ones(2, 9, 9, dtype=torch.bool)
+    new[0, :5, 5:] = False  # in the first sample W does not see A
+    seen = visible.unsqueeze(1)
+    world_out, action_out, _ = streams(world, action, prefix, torch.cat((seen.expand(-1, 9, -1), new), dim=2))
+
+    whole = torch.zeros(2, 16, 16, dtype=torch.bool)
+    whole[:, :, :7] = seen
+    whole[:, 7:, 7:] = new
+    both, action_joint, keys = streams(torch.cat((context, world), dim=1), action, None, whole)
+    torch.testing.assert_close(both[:, 7:], world_out, rtol=0, atol=1e-5)
+    torch.testing.assert_close(action_joint, action_out, rtol=0, atol=1e-5)
+    for (key, value), old_key, old_value in zip(keys, prefix.keys, prefix.values, strict=True):
+        torch.testing.assert_close(key[:, :, :7], old_key, rtol=0, atol=1e-5)
+        torch.testing.assert_close(value[:, :, :7], old_value, rtol=0, atol=1e-5)
+    assert not torch.allclose(world_out[0], world_out[1], atol=1e-3)
+
+
+def test_acting_without_a_future_costs_what_vla_costs(make_policy, make_batch):
+    batch, counts = make_batch(3, 0), {}
+    for row in COUPLINGS.values():
+        policy = make_policy(coupling=row.name, action_law="flow", action_steps=4).eval()
+        for setting in row.imagine:
+            policy.config.imagine = setting
+            policy.network.streams.token_forwards = 0
+            policy.predict_action_chunk(batch)
+            counts[row.name, setting] = policy.network.streams.token_forwards
+    context = 2 * 2 * 2 + 2 + 1  # views × readouts × tokens, goal tokens, state
+    assert counts["vla", "never"] == 3 * (context + 4 * 4)
+    assert {count for (_, setting), count in counts.items() if setting == "never"} == {counts["vla", "never"]}
+    future = 2 * (2 * 2 + 1)
+    assert counts["joint", "always"] == counts["vla", "never"] + 3 * future
+    assert counts["cascaded", "always"] == counts["vla", "never"] + 3 * 2 * future  # one row, one row embedding ẑ
+    assert len(counts) == 6
+
+
+def test_a_hidden_text_is_seen_by_nobody(make_policy, make_batch):
+    policy = make_policy().eval()
+    batch = make_batch(2, 0) | {"task": ["push the red block"] * 2}
+    sample = present(batch, policy.config)
+    hidden = torch.tensor([True, False])
+    with torch.no_grad():
+        shown = policy.network.encode_context(sample, policy.embodiment, hidden)
+        other = policy.network.encode_context(
+            present(batch | {"task": ["put the blue block into the bin"] * 2}, policy.config),
+            policy.embodiment,
+            hidden,
+        )
+        noise = CounterNoise(0, 0, torch.arange(2))
+        change = (policy.queries.act(shown, noise) - policy.queries.act(other, noise)).abs().amax(dim=(1, 2))
+    assert float(change[0]) > 1e-5
+    assert float(change[1]) == 0.0
+
+
+def test_context_knows_nothing_of_later_frames(make_policy, make_batch):
+    policy, batch = make_policy().train(), make_batch(3)
+    later = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    for key in [k for k in later if k.startswith("observation.")]:
+        later[key][:, 1:] = torch.rand_like(later[key][:, 1:])
+    later["action"] = torch.randn_like(later["action"])
+    before, after = (
+        policy.network.encode_context(present(b, policy.config), policy.embodiment) for b in (batch, later)
+    )
+    compared = list(zip(before.prefix.keys + before.prefix.values, after.prefix.keys + after.prefix.values))
+    assert len(compared) == 4
+    assert all(torch.equal(old, new) for old, new in compared)
+    assert torch.equal(before.latents, after.latents)

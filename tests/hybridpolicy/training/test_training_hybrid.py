@@ -1,0 +1,95 @@
+"""The real policy through the real trainer: resuming repeats the run, and LeRobot loads what it exports."""
+
+import shutil
+
+import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from safetensors.torch import load_file
+from tiny_training import CAMERAS, SIZE, STATE, make_dataset
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
+from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
+from hybridpolicy.training.metrics import read_metrics
+from hybridpolicy.training.trainer import Trainer
+
+
+def make_run(root, output_dir, cache_dir):
+    torch.manual_seed(0)
+    meta = LeRobotDatasetMetadata(root.name, root=root)
+    visual = {name: PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)) for name in CAMERAS}
+    config = HybridConfig(
+        device="cpu",
+        input_features=visual | {"observation.state": PolicyFeature(FeatureType.STATE, (STATE,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (STATE,))},
+        image_size=[SIZE, SIZE],
+        width=32,
+        depth=1,
+        frame_channels=16,
+        chunk_size=4,
+        rtc_max_delay=2,
+        world_offsets=[2, 4],
+    )
+    policy = HybridPolicy(config, dataset_stats=meta.stats, dataset_meta=meta)
+    labelled = DatasetSource(str(root))
+    video = DatasetSource(str(root), drop=("action", "observation.state", "task"))
+    train = TrainConfig(
+        name="hybrid",
+        policy=config,
+        stages=[
+            StageConfig("video", samples=32, batch_size=8, lr=1e-3, sources=[video]),
+            StageConfig("act", samples=64, batch_size=8, lr=1e-3, sources=[labelled], trunk_lr_scale=0.3),
+        ],
+        output_dir=str(output_dir),
+        cache_dir=str(cache_dir),
+        save_every_samples=48,
+        log_every=1,
+        keep_last=9,
+        augmentation=AugmentationConfig(0.2, 0.2, 0.2, shift_px=2),
+    )
+    return Trainer(train, policy, *make_hybrid_pre_post_processors(config, meta.stats))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("hybrid") / "dataset", objects=False)
+
+
+def losses(output_dir):
+    return [
+        (line["step"], line["stage"], line["loss"]) for line in read_metrics(output_dir / "metrics.jsonl")
+    ]
+
+
+def same(first, second):
+    """Equal to the bit; a statistic that is not set yet is NaN."""
+    return torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def test_resuming_at_any_checkpoint_repeats_the_run(root, tmp_path):
+    whole = make_run(root, tmp_path / "whole", tmp_path / "cache").run()
+    checkpoints = sorted(path for path in (tmp_path / "whole/checkpoints").iterdir() if path.name.isdigit())
+    assert [int(path.name) for path in checkpoints] == [32, 48, 96]
+    for path in checkpoints[:2]:
+        output_dir = tmp_path / path.name
+        shutil.copytree(path, output_dir / "checkpoints" / path.name)
+        shutil.copy(tmp_path / "whole/metrics.jsonl", output_dir)
+        resumed = make_run(root, output_dir, tmp_path / "cache").run()
+        assert resumed.resumed_from.name == path.name
+        assert losses(output_dir) == losses(tmp_path / "whole")
+        for name in ("weights", "average", "optimizer"):
+            file = f"training_state/{name}.safetensors"
+            expected, tensors = load_file(whole.checkpoint / file), load_file(resumed.checkpoint / file)
+            assert expected.keys() == tensors.keys()
+            assert not [key for key in expected if not same(tensors[key], expected[key])]
+
+
+def test_the_exported_policy_loads_and_acts(root, tmp_path):
+    summary = make_run(root, tmp_path, tmp_path / "cache").run()
+    policy = HybridPolicy.from_pretrained(summary.policy_path)
+    batch = {name: torch.rand(1, 3, SIZE, SIZE) for name in CAMERAS}
+    batch |= {"observation.state": torch.zeros(1, STATE), "task": ["task 0"]}
+    assert policy.select_action(batch).shape == (1, STATE)
