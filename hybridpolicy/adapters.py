@@ -1,7 +1,7 @@
 """One arm's adapter: LoRA on the action stream, projectors, pipeline and statistics, bound to one base.
 
-On disk it is a folder in LeRobot's `pretrained_model` layout. It is refused on any base but its own: LoRA on other
-weights loads without complaint and moves an arm at random.
+On disk it is a folder in LeRobot's `pretrained_model` layout. It is refused on any base but its own: LoRA on
+other weights loads without complaint and moves an arm at random.
 """
 
 import json
@@ -32,7 +32,8 @@ def _inject(policy: HybridPolicy, tag: str, rank: int) -> None:
 
 
 def add_adapter(policy: HybridPolicy, tag: str, rank: int | None = None) -> None:
-    """Freezes the base and gives `policy` a fresh adapter and projectors named `tag`, which becomes the active one.
+    """Freezes the base and gives `policy` a fresh adapter and projectors named `tag`, which becomes the
+    active one.
 
     Raises:
         AdapterError: the tag is taken, or is not a plain name.
@@ -92,8 +93,8 @@ def _check_body(policy: HybridPolicy, folder: Path, facts: dict[str, Any]) -> No
     for name, value in own.items():
         if facts.get(name) != value:
             raise AdapterError(
-                f"{folder}: made for {name} = {facts.get(name)}, this policy has {value}; load the base with the "
-                "configuration the adapter was trained with"
+                f"{folder}: made for {name} = {facts.get(name)}, this policy has {value}; load the base with "
+                "the configuration the adapter was trained with"
             )
 
 
@@ -112,8 +113,8 @@ def load_adapter(policy: HybridPolicy, folder: Path) -> str:
     base = policy.base_hash()
     if facts["base_sha256"] != base:
         raise AdapterError(
-            f"{folder}: made for base {facts['base_sha256'][:12]}…, this policy's base is {base[:12]}…; load the base "
-            "it was trained on, or train a new adapter"
+            f"{folder}: made for base {facts['base_sha256'][:12]}…, this policy's base is {base[:12]}…; load "
+            "the base it was trained on, or train a new adapter"
         )
     _check_body(policy, folder, facts)
     tag = facts["tag"]

@@ -83,6 +83,7 @@ class HybridConfig(PreTrainedConfig):
     lexicon: list[str] = field(default_factory=list)  # words the embedded tokenizer knows
 
     # -- training
+    action_step_decay: float = 0.85  # weight of each action in the loss, relative to the one before
     world_share: float = 0.25  # share of micro-batches that carry future frames and the world loss
     world_weight: float = 0.5
     collapse_weight: float = 0.05
@@ -123,7 +124,8 @@ class HybridConfig(PreTrainedConfig):
         offsets = list(self.world_offsets)
         if not offsets or offsets != sorted(set(offsets)) or offsets[0] < 1:
             raise ConfigurationError(
-                f"hybrid: world_offsets = {offsets}; give strictly increasing frame counts from 1, e.g. [4, 8]"
+                f"hybrid: world_offsets = {offsets}; give strictly increasing frame counts from 1, "
+                "e.g. [4, 8]"
             )
         if self.rtc_max_delay >= self.chunk_size:
             raise ConfigurationError(
@@ -151,18 +153,24 @@ class HybridConfig(PreTrainedConfig):
             )
         if self.action_law == "regress" and self.action_steps != 1:
             raise ConfigurationError(
-                f"hybrid: action_steps = {self.action_steps} with action_law = regress; regression takes one step, "
-                "set action_law = flow to integrate"
+                f"hybrid: action_steps = {self.action_steps} with action_law = regress; regression takes one "
+                "step, set action_law = flow to integrate"
             )
         if self.world_law == "regress" and self.world_steps != 1:
             raise ConfigurationError(
-                f"hybrid: world_steps = {self.world_steps} with world_law = regress; set world_law = flow to integrate"
+                f"hybrid: world_steps = {self.world_steps} with world_law = regress; set world_law = flow to "
+                "integrate"
             )
 
     def _check_shares(self) -> None:
         for name in ("world_share", "text_dropout", "rtc_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; allowed 0 … 1")
+        if not 0.0 < self.action_step_decay <= 1.0:
+            raise ConfigurationError(
+                f"hybrid: action_step_decay = {self.action_step_decay}; allowed above 0 … 1 (1 weighs all "
+                "alike)"
+            )
         if self.objects_weight > 0 and self.objects_count < 1:
             raise ConfigurationError(
                 f"hybrid: objects_weight = {self.objects_weight} needs objects_count ≥ 1, "
@@ -173,8 +181,8 @@ class HybridConfig(PreTrainedConfig):
         modes = {name: self.normalization_mapping.get(name) for name in ("STATE", "ACTION")}
         if self.action_convention == "relative" and set(modes.values()) != {NormalizationMode.MEAN_STD}:
             raise ConfigurationError(
-                f"hybrid: action_convention = relative with normalization_mapping {modes}; relative actions are taken "
-                "between physical postures and need MEAN_STD for both"
+                f"hybrid: action_convention = relative with normalization_mapping {modes}; relative actions "
+                "are taken between physical postures and need MEAN_STD for both"
             )
 
     # -- LeRobot's contract
@@ -195,6 +203,11 @@ class HybridConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"hybrid: no camera among the inputs {sorted(self.input_features or {})}; "
                 "record at least one observation.images.<name>"
+            )
+        if len(self.cameras) < len(self.image_features):
+            raise ConfigurationError(
+                f"hybrid: cameras {sorted(self.image_features)} share a last name; rename them so that what "
+                "follows the last dot differs"
             )
         if self.action_feature is None:
             raise ConfigurationError(

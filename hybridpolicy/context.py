@@ -1,7 +1,7 @@
 """The batch as the policy understands it, from whatever loader made it.
 
-LeRobot gives floats with a time axis in training and without one at inference; our loader gives uint8. `present`
-is the one place that knows.
+LeRobot gives floats with a time axis in training and without one at inference; our loader gives uint8.
+`present` is the one place that knows.
 """
 
 from dataclasses import dataclass
@@ -73,9 +73,9 @@ def _check_range(name: str, value: Tensor) -> None:
     largest = float(value.detach().abs().max()) if value.numel() else 0.0
     if largest > LARGEST_NORMALISED:
         raise DatasetError(
-            f"hybrid: {name} reaches {largest:.0f} after normalisation; allowed up to {LARGEST_NORMALISED:.0f} standard "
-            "deviations. The pipeline has no statistics for it, or those of another dataset, or a joint that never moved "
-            "in the data moves now"
+            f"hybrid: {name} reaches {largest:.0f} after normalisation; allowed up to "
+            f"{LARGEST_NORMALISED:.0f} standard deviations. The pipeline has no statistics for it, or those "
+            "of another dataset, or a joint that never moved in the data moves now"
         )
 
 
@@ -83,16 +83,16 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
     """Returns the micro-batch in one form.
 
     Raises:
-        DatasetError: no configured camera is in the batch, the action has another size, or (`check_range`) values
-            were plainly never normalised.
+        DatasetError: no configured camera is in the batch, the action has another size, or (`check_range`)
+            values were plainly never normalised.
     """
     size = (config.image_size[0], config.image_size[1])
     frames = {name: _frames(batch[key], size) for name, key in config.cameras.items() if key in batch}
     if not frames:
         given = sorted(key for key in batch if key.startswith("observation.image"))
         raise DatasetError(
-            f"hybrid: none of the policy's cameras {sorted(config.cameras.values())} is in the batch; it has {given}. "
-            "Rename cameras with LeRobot's rename_map, or train on this dataset"
+            f"hybrid: none of the policy's cameras {sorted(config.cameras.values())} is in the batch; it has "
+            f"{given}. Rename cameras with LeRobot's rename_map, or train on this dataset"
         )
     first = next(iter(frames.values()))
     count, times, device = first.shape[0], first.shape[1], first.device

@@ -19,8 +19,8 @@ class Coupling:
         world: the row has a future W at all.
         world_sees_action: share of training samples on which W sees A.
         action_sees_world: A sees W.
-        world_shown: how A is shown the future: `row`, the keys and values of one W row computed before any action
-            exists; `clean`, imagined latents embedded as clean tokens.
+        world_shown: how A is shown the future: `row`, the keys and values of one W row computed before any
+            action exists; `clean`, imagined latents embedded as clean tokens.
         imagine: settings of `imagine` the row offers.
         like: systems in whose spirit the row is.
     """
@@ -37,8 +37,9 @@ class Coupling:
         """Raises `ConfigurationError` if this row does not offer the setting."""
         if imagine not in self.imagine:
             raise ConfigurationError(
-                f"hybrid: coupling = {self.name} offers imagine = {' | '.join(self.imagine)}, not {imagine!r}; rows that "
-                f"do: {', '.join(row.name for row in COUPLINGS.values() if imagine in row.imagine)}"
+                f"hybrid: coupling = {self.name} offers imagine = {' | '.join(self.imagine)}, not "
+                f"{imagine!r}; rows that do: "
+                f"{', '.join(row.name for row in COUPLINGS.values() if imagine in row.imagine)}"
             )
 
     @property

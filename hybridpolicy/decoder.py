@@ -18,9 +18,7 @@ class PixelDecoder(nn.Module):
             nn.Linear(tokens * size, 256), nn.SiLU(), nn.Linear(256, channels * self.grid[0] * self.grid[1])
         )
         widths = (channels, channels, 32, 24, 16)
-        self.up = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)
-        )
+        self.up = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from hybridpolicy.statistics import mean_std
 class Embodiment(nn.Module):
     """Projectors of one arm and the convention in which its chunks are predicted.
 
-    With `absolute`, the network predicts actions as the pipeline normalises them. With `relative`, it predicts
-    action − state at chunk time, scaled by what such differences measure in the data; the conversion happens here,
-    against the state the chunk was planned from, never against a newer one.
+    With `absolute`, the network predicts actions as the pipeline normalises them. With `relative`, it
+    predicts action − state at chunk time, scaled by what such differences measure in the data; the
+    conversion happens here, against the state the chunk was planned from, never against a newer one.
     """
 
     def __init__(self, config: HybridConfig) -> None:
@@ -27,9 +27,9 @@ class Embodiment(nn.Module):
         self.relative = config.action_convention == "relative"
         if self.relative and not same_joints(config):
             raise ConfigurationError(
-                "hybrid: action_convention = relative needs an action that names the joints of the state in the same "
-                f"order; action has {config.action_feature_names}, state has {config.state_feature_names}. "
-                "Use action_convention = absolute"
+                "hybrid: action_convention = relative needs an action that names the joints of the state in "
+                f"the same order; action has {config.action_feature_names}, state has "
+                f"{config.state_feature_names}. Use action_convention = absolute"
             )
         if states:
             self.state_in = nn.Linear(states, width)
@@ -45,7 +45,7 @@ class Embodiment(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, stats: dict[str, dict[str, Any]], relative_std: Tensor | None) -> None:
-        """Stores the statistics that the pipeline normalises with; `relative_std` (T, A) in physical units."""
+        """Stores the pipeline's statistics; `relative_std` (T, A) in physical units."""
         if self.state_mean.numel():
             mean, std = mean_std(stats, "observation.state", self.state_mean.numel())
             self.state_mean.copy_(mean)
@@ -61,16 +61,16 @@ class Embodiment(nn.Module):
         needed = [self.action_mean, self.relative_std] if self.relative else [self.action_mean]
         if any(bool(torch.isnan(buffer).any()) for buffer in needed):
             raise ConfigurationError(
-                "hybrid: the policy has no dataset statistics; build it with dataset_stats (and dataset_meta for "
-                "relative actions), as LeRobot's make_policy does, or load a trained checkpoint"
+                "hybrid: the policy has no dataset statistics; build it with dataset_stats (and dataset_meta "
+                "for relative actions), as LeRobot's make_policy does, or load a trained checkpoint"
             )
 
     def _reference(self, state: Tensor | None) -> Tensor:
         """Normalised state (B, S) → the same posture in physical units of the action, (B, 1, A)."""
         if state is None:
             raise DatasetError(
-                "hybrid: action_convention = relative and the batch has no observation.state to be relative to; give "
-                "the state, or train with action_convention = absolute"
+                "hybrid: action_convention = relative and the batch has no observation.state to be relative "
+                "to; give the state, or train with action_convention = absolute"
             )
         physical = state * (self.state_std + 1e-8) + self.state_mean
         return physical[:, : self.action_mean.numel()].unsqueeze(1)
@@ -95,7 +95,7 @@ class Embodiment(nn.Module):
 
 
 def same_joints(config: HybridConfig) -> bool:
-    """True if action and state name the same joints in the same order (or neither has names and sizes agree)."""
+    """True if action and state name the same joints in one order (or have no names and one size)."""
     if config.action_feature_names and config.state_feature_names:
         return list(config.action_feature_names) == list(config.state_feature_names)
     return config.state_size == config.action_size and config.state_size > 0

@@ -27,8 +27,8 @@ def _splitmix64(x: np.ndarray) -> np.ndarray:
 class CounterNoise:
     """Random numbers as a pure function of (seed, step, sample index, stream name, element).
 
-    A sample draws the same numbers whatever batch, process or order it is met in, so a resumed run repeats the
-    interrupted one and two couplings trained with one seed see the same noise.
+    A sample draws the same numbers whatever batch, process or order it is met in, so a resumed run repeats
+    the interrupted one and two couplings trained with one seed see the same noise.
 
     Args:
         index: (B,) int64 sample identities.
@@ -89,7 +89,7 @@ def euler(x: Tensor, predicted: Tensor, tau: float, next_tau: float) -> Tensor:
 
 
 def flow_weight(tau: Tensor, law: str) -> Tensor:
-    """(...) weight of the squared x̂ error: 1/(1 − τ)² turns it into the velocity error; bounded near τ = 1."""
+    """(...) weight of the squared x̂ error: 1/(1 − τ)² makes it the velocity error; bounded near τ = 1."""
     if law == "regress":
         return torch.ones_like(tau)
     return (1.0 - tau).clamp_min(0.2) ** -2

@@ -1,8 +1,9 @@
 """Frames to features, features to latents, latents that do not collapse.
 
-A `FrameEncoder` turns frames into a feature map; two readouts turn the map into a few tokens. The *latent* readout
-knows nothing of the task: its output is the one latent space of context, targets and monitor. The *goal* readout
-is modulated by the goal and looks for what was asked; it feeds only the context.
+A `FrameEncoder` turns frames into a feature map; two readouts turn the map into a few tokens. The *latent*
+readout
+knows nothing of the task: its output is the one latent space of context, targets and monitor. The *goal*
+readout is modulated by the goal and looks for what was asked; it feeds only the context.
 
 Legend: B batch, V views, P tokens a view, K keypoints a view, F latent features, (h, w) feature map.
 """
@@ -66,7 +67,7 @@ class KeypointReadout(nn.Module):
         self.film = nn.Linear(goal_width, 2 * channels) if goal_width else None
         self.mix = nn.Conv2d(channels, channels, 1)
         self.heads = nn.Conv2d(channels, keypoints + features, 1)
-        nn.init.normal_(self.heads.weight, std=0.1)
+        nn.init.normal_(self.heads.weight, std=0.4)  # peaked from the start: a flat heat map has no gradient
 
     @property
     def size(self) -> int:
@@ -85,9 +86,7 @@ class KeypointReadout(nn.Module):
         ys = torch.linspace(-1.0, 1.0, height, device=heat.device).repeat_interleave(width)
         xs = torch.linspace(-1.0, 1.0, width, device=heat.device).repeat(height)
         values = torch.cat((torch.stack((xs, ys)).expand(len(maps), 2, -1), maps[:, self.keypoints :]), dim=1)
-        with torch.autocast(
-            heat.device.type, enabled=False
-        ):  # in bfloat16 a coordinate is a third of a pixel wide
+        with torch.autocast(heat.device.type, enabled=False):  # bfloat16 knows thirds of a pixel
             points = torch.einsum("nkp,nfp->nkf", heat, values)
         return points.reshape(len(maps), self.tokens, self.size)
 
@@ -105,7 +104,7 @@ class FrameStack(nn.Module):
         self.size = (2 + features) * keypoints // tokens
 
     def forward(self, frames: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Frames {camera: (N, 3, H, W)} → feature maps {camera: (N, C, h, w)} and latents {camera: (N, P, F)}."""
+        """{camera: (N, 3, H, W)} → feature maps {camera: (N, C, h, w)}, latents {camera: (N, P, F)}."""
         maps = {name: self.encoders[name](x) for name, x in frames.items()}
         return maps, {name: self.latents[name](x) for name, x in maps.items()}
 
@@ -116,10 +115,12 @@ def normalise_latents(latents: Tensor) -> Tensor:
 
 
 def collapse_penalty(latents: Tensor) -> Tensor:
-    """Scalar that rises when latents of different samples become alike (VICReg, Bardes et al. 2022, eq. 1 and 3).
+    """Scalar that rises when latents of different samples become alike (VICReg, Bardes et al. 2022, eq. 1
+    and 3).
 
     Args:
-        latents: (B, N, F) of the trained encoder; statistics are over B, for every token on its own. One sample has
+        latents: (B, N, F) of the trained encoder; statistics are over B, for every token on its own. One
+            sample has
             none: zero.
     """
     if len(latents) < 2:

@@ -1,7 +1,7 @@
 """Task text → goal tokens, through any `AutoModelForImageTextToText`, once per text.
 
-The embedded default is a SmolVLM of a few hundred thousand parameters trained with the rest; a pretrained model is
-loaded from a hub id or a folder and, by default, receives no gradient ("insulated").
+The embedded default is a SmolVLM of a few hundred thousand parameters trained with the rest; a pretrained
+model is loaded from a hub id or a folder and, by default, receives no gradient ("insulated").
 """
 
 import json
@@ -42,8 +42,8 @@ def build_tokenizer(lexicon: list[str]) -> PreTrainedTokenizerFast:
     """
     if not lexicon:
         raise ConfigurationError(
-            "hybrid: the embedded goal encoder has no words; train on a dataset (its task texts become the lexicon), "
-            "or set lexicon=[…], or name a pretrained goal_model"
+            "hybrid: the embedded goal encoder has no words; train on a dataset (its task texts become the "
+            "lexicon), or set lexicon=[…], or name a pretrained goal_model"
         )
     vocabulary = {word: i for i, word in enumerate((*_SPECIAL, *dict.fromkeys(w.lower() for w in lexicon)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -124,7 +124,8 @@ class GoalEncoder(nn.Module):
         layers = self.model.model.language_model.layers if layers is None else layers
         if not 1 <= count <= len(layers):
             raise ConfigurationError(
-                f"hybrid: goal_layers = {count}; {self.source} has {len(layers)} language layers, allowed 1 … {len(layers)}"
+                f"hybrid: goal_layers = {count}; {self.source} has {len(layers)} language layers, allowed 1 "
+                f"… {len(layers)}"
             )
         del layers[count:]
 
@@ -174,8 +175,8 @@ class GoalEncoder(nn.Module):
         if fresh:
             self._reported |= fresh
             logger.warning(
-                "hybrid: the goal encoder does not know %s and reads them as one unknown word; it knows the words of "
-                "the tasks it was trained on",
+                "hybrid: the goal encoder does not know %s and reads them as one unknown word; it knows the "
+                "words of the tasks it was trained on",
                 sorted(fresh),
             )
 

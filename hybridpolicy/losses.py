@@ -20,11 +20,17 @@ def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor
     """Scalar: L1 for regression, velocity-weighted squared error for flow.
 
     Args:
-        predicted, target: (B, T, A). valid: (B, T) bool. weight: (B, T) from `flow.flow_weight`.
+        predicted, target: (B, T, A). valid: (B, T) bool. weight: (B, T), mean about 1.
     """
     error = predicted.float() - target
-    error = error.abs() if law == "regress" else error.square() * weight.unsqueeze(-1)
-    return masked_mean(error, valid.unsqueeze(-1))
+    error = error.abs() if law == "regress" else error.square()
+    return masked_mean(error * weight.unsqueeze(-1), valid.unsqueeze(-1))
+
+
+def step_weights(chunk_size: int, decay: float) -> Tensor:
+    """(T,) weights decay^t with mean 1: first actions are executed, last ones planned again before."""
+    weights = decay ** torch.arange(chunk_size, dtype=torch.float32)
+    return weights / weights.mean()
 
 
 def world_loss(predicted: Future, target: Future, valid: Tensor, weight: Tensor) -> Tensor:
@@ -42,7 +48,8 @@ def world_loss(predicted: Future, target: Future, valid: Tensor, weight: Tensor)
 
 
 def world_skill(predicted: Tensor, target: Tensor, last: Tensor, valid: Tensor) -> list[float]:
-    """Change-weighted skill per offset: 1 − Σ c·|ẑ − z|² / Σ c·|z_last − z|², c = |z − z_last|² of each token.
+    """Change-weighted skill per offset: 1 − Σ c·|ẑ − z|² / Σ c·|z_last − z|², c = |z − z_last|² of each
+    token.
 
     1 is perfect, 0 no better than copying the last latent (or nothing changed), negative worse.
 
@@ -72,6 +79,10 @@ def token_validity(sample: Sample, context: Context, tokens: int) -> Tensor:
 
 
 def objects_loss(predicted: Tensor, positions: Tensor, present: Tensor) -> Tensor:
-    """Scalar L1 in units of 0.1 m on privileged object positions. predicted (B, 2K), positions (B, K, 2), present (B, K)."""
+    """Scalar L1 in units of 0.1 m on privileged object positions.
+
+    Args:
+        predicted: (B, 2K). positions: (B, K, 2) m. present: (B, K) bool.
+    """
     error = (predicted.view_as(positions).float() - positions * 10.0).abs()
     return masked_mean(error, present.unsqueeze(-1))

@@ -1,4 +1,4 @@
-"""`HybridPolicy`: the policy as LeRobot knows it. Training, acting, saving; the thinking is in `network` and `queries`."""
+"""`HybridPolicy`: the policy as LeRobot knows it. The thinking is in `network` and `queries`."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
 from hybridpolicy.context import Sample, present
 from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.embodiment import Embodiment
-from hybridpolicy.errors import CheckpointError, ConfigurationError
+from hybridpolicy.errors import CheckpointError, ConfigurationError, NonFiniteError
 from hybridpolicy.fingerprint import fingerprint
 from hybridpolicy.flow import CounterNoise, corrupt, flow_weight
 from hybridpolicy.frames import collapse_penalty, normalise_latents
-from hybridpolicy.goal import words_of
 from hybridpolicy.losses import (
     action_loss,
     frame_validity,
     objects_loss,
+    step_weights,
     token_validity,
     world_loss,
     world_skill,
@@ -32,6 +33,7 @@ from hybridpolicy.losses import (
 from hybridpolicy.network import Context, Future, HybridNetwork
 from hybridpolicy.plan import TrainingPlan, training_plan
 from hybridpolicy.queries import Queries
+from hybridpolicy.rate import RateWatch
 from hybridpolicy.statistics import relative_action_std
 
 _ACTING = 1 << 40  # noise counters of acting start here, far from any training step
@@ -59,7 +61,7 @@ class HybridPolicy(PreTrainedPolicy):
         super().__init__(config)
         config.validate_features()
         if dataset_meta is not None:
-            _adopt_dataset(config, dataset_meta)
+            adopt_dataset(config, dataset_meta)
         self.network = HybridNetwork(config)
         self.base_embodiment = config.embodiment  # adapters add others, which live in their own folders
         self.embodiments = nn.ModuleDict({config.embodiment: Embodiment(config)})
@@ -67,6 +69,7 @@ class HybridPolicy(PreTrainedPolicy):
         if dataset_stats is not None:
             self.set_statistics(dataset_stats, dataset_meta)
         self._checked = False
+        self._rate = RateWatch()
         self.reset()
 
     # -- statistics
@@ -87,7 +90,7 @@ class HybridPolicy(PreTrainedPolicy):
 
     # -- training
     def needs_future(self, step: int) -> bool:
-        """True if the micro-batch of this step carries the world loss; a loader may leave futures out otherwise."""
+        """True if this step's micro-batch carries the world loss; else a loader may leave futures out."""
         if not COUPLINGS[self.config.coupling].world:
             return False
         noise = CounterNoise(self.config.seed, step, torch.zeros(1, dtype=torch.int64))
@@ -110,11 +113,12 @@ class HybridPolicy(PreTrainedPolicy):
         self.embodiment.check_statistics()
         labelled = sample.action is not None and bool(sample.action_valid.any())
         row = COUPLINGS[self.config.coupling]
-        future = row.world and sample.times > 1 and (not labelled or self.needs_future(step))
+        due = not self.training or not labelled or self.needs_future(step)  # a held-out loss is always whole
+        future = row.world and sample.times > 1 and due
         if not labelled and not future:
             raise ConfigurationError(
-                f"hybrid: a micro-batch has neither actions nor future frames, or coupling = {self.config.coupling} "
-                "trains no world prior; give it labelled data or another coupling"
+                "hybrid: a micro-batch has neither actions nor future frames, or coupling = "
+                f"{self.config.coupling} trains no world prior; give it labelled data or another coupling"
             )
         noise = CounterNoise(self.config.seed, step, sample.index)
         plan = training_plan(self.config, row, noise, labelled, future)
@@ -135,6 +139,7 @@ class HybridPolicy(PreTrainedPolicy):
         if plan.action:
             valid = plan.action_loss & sample.action_valid
             weight = flow_weight(plan.action_tau, config.action_law)
+            weight = weight * step_weights(config.chunk_size, config.action_step_decay).to(weight.device)
             part = action_loss(chunk, goal_action, valid, weight, config.action_law)
             loss, report["action_loss"] = loss + part, float(part.detach())
         if future:
@@ -189,7 +194,7 @@ class HybridPolicy(PreTrainedPolicy):
     def _corrupt_future(
         self, plan: TrainingPlan, noise: CounterNoise, start: Future, target: Future
     ) -> Future:
-        """Targets moved to their flow time; clean ones jittered by s·ε, as an imagined latent is never exact."""
+        """Targets at their flow time; clean ones jittered by s·ε, as an imagined latent is never exact."""
         shape = target.latents.shape[1:]
         flow = self.config.world_law == "flow"
         tau = plan.world_tau[:, None, None]
@@ -209,7 +214,7 @@ class HybridPolicy(PreTrainedPolicy):
         self.train_step += 1
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """Parameter groups: trunk (goal, frames, world stream), scaled by `trunk_lr_scale`, and the action expert."""
+        """Groups: trunk (goal, frames, world stream), scaled by `trunk_lr_scale`, and action expert."""
         trunk, expert = [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -227,6 +232,7 @@ class HybridPolicy(PreTrainedPolicy):
         """Forgets queued actions and restarts the noise counter: the same episode acts the same way."""
         self._queue: deque[Tensor] = deque()
         self._acts = 0
+        self._rate.restart()
 
     def supports_rtc(self) -> bool:
         return self.config.rtc_share > 0 and self.config.rtc_max_delay > 0
@@ -255,8 +261,8 @@ class HybridPolicy(PreTrainedPolicy):
 
         Args:
             inference_delay: actions that will be executed before this chunk arrives, in control ticks.
-            prev_chunk_left_over: (n, A) or (B, n, A) pipeline units, what the previous chunk still holds; its first
-                `inference_delay` actions are kept as they are (training-time real-time chunking).
+            prev_chunk_left_over: (n, A) or (B, n, A) pipeline units, what the previous chunk still holds;
+                its first `inference_delay` actions are kept as they are (training-time real-time chunking).
         """
         self.embodiment.check_statistics()
         context = self.context(batch)
@@ -266,7 +272,12 @@ class HybridPolicy(PreTrainedPolicy):
         chunk = self.queries.act(
             context, self.acting_noise(context.size, context.latents.device), clean=clean
         )
-        return self.embodiment.to_pipeline(chunk, context.state)
+        chunk = self.embodiment.to_pipeline(chunk, context.state)
+        if not bool(torch.isfinite(chunk).all()):
+            raise NonFiniteError(
+                "hybrid: the chunk holds NaN or infinity; look at the cameras and at the state"
+            )
+        return chunk
 
     def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
         left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over
@@ -282,6 +293,7 @@ class HybridPolicy(PreTrainedPolicy):
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
         """Returns the next action (B, A), planning a new chunk when the queue is empty."""
+        self._rate.tick(self.config.fps)
         if not self._queue:
             chunk = self.predict_action_chunk(batch, **kwargs)
             self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(dim=1))
@@ -328,8 +340,8 @@ class HybridPolicy(PreTrainedPolicy):
         if missing or surplus or wrong:
             raise CheckpointError(
                 f"hybrid: {model_file} does not fit this configuration: {_some('missing', missing)}, "
-                f"{_some('surplus', surplus)}, {_some('of another shape', wrong)}. Load it with the config.json "
-                "saved beside it"
+                f"{_some('surplus', surplus)}, {_some('of another shape', wrong)}. Load it with the "
+                "config.json saved beside it"
             )
         model._check_goal(model_file)
         model.load_state_dict(given, strict=False)
@@ -342,8 +354,8 @@ class HybridPolicy(PreTrainedPolicy):
         if saved and self._goal_is_frozen and saved != fingerprint(self.network.goal.model.state_dict()):
             raise CheckpointError(
                 f"hybrid: {model_file} was trained with another {self.config.goal_model} (revision "
-                f"{self.config.goal_revision}): its weights have changed since. Give goal_model the original, or set "
-                "goal_revision to the commit it was"
+                f"{self.config.goal_revision}): its weights have changed since. Give goal_model the "
+                "original, or set goal_revision to the commit it was"
             )
 
     @classmethod
@@ -374,27 +386,3 @@ class HybridPolicy(PreTrainedPolicy):
 def _some(what: str, names: Iterable[str]) -> str:
     names = list(names)
     return f"{len(names)} {what}" + (f" ({', '.join(names[:3])}…)" if names else "")
-
-
-def _adopt_dataset(config: HybridConfig, meta: Any) -> None:
-    """Copies what a dataset knows and no batch says: rate, names, words. Existing settings are checked instead."""
-    if config.fps is None:
-        config.fps = float(meta.fps)
-    elif abs(config.fps - float(meta.fps)) > 1e-6:
-        raise ConfigurationError(
-            f"hybrid: the policy was made for {config.fps:g} Hz and the dataset is {float(meta.fps):g} Hz; chunks and "
-            "world offsets count frames. Resample the dataset, or train from scratch"
-        )
-    for key, field_name in (("action", "action_feature_names"), ("observation.state", "state_feature_names")):
-        names = (meta.features.get(key) or {}).get("names")
-        names = list(names) if isinstance(names, (list, tuple)) else None
-        known = getattr(config, field_name)
-        if known and names and known != names:
-            raise ConfigurationError(
-                f"hybrid: {key} is {known} in the policy and {names} in the dataset; joints are matched by name and "
-                "order. Choose the dataset of this arm, or train from scratch"
-            )
-        if names:
-            setattr(config, field_name, names)
-    if config.goal_model == EMBEDDED and not config.lexicon:
-        config.lexicon = words_of([str(task) for task in meta.tasks.index])

@@ -20,7 +20,8 @@ from hybridpolicy.streams import Prefix, TwoStreams
 
 @dataclass(frozen=True)
 class Context:
-    """Everything an observation contributes, computed once: valid for every coupling, query, step and candidate.
+    """Everything an observation contributes, computed once: valid for every coupling, query, step and
+    candidate.
 
     Attributes:
         prefix: keys and values of the context tokens.
@@ -94,7 +95,7 @@ class HybridNetwork(nn.Module):
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
-        """Moves the target frame encoder towards the trained one by 1 − decay; a frozen base stays as it is."""
+        """Moves the target encoder towards the trained one by 1 − decay; a frozen base stays as it is."""
         if not self.trains_frames:
             return
         pairs = zip(self.target_frames.parameters(), self.frames.parameters(), strict=True)
@@ -166,7 +167,7 @@ class HybridNetwork(nn.Module):
 
     @torch.no_grad()
     def encode_future(self, sample: Sample) -> Future:
-        """Targets: run-time latents of the frames after the first, (B, H, V·P, F), encoded apart from the context."""
+        """Targets: run-time latents of the later frames, (B, H, V·P, F), encoded apart from the context."""
         count, times = sample.size, sample.times
         flat = {name: frames[:, 1:].flatten(0, 1) for name, frames in sample.frames.items()}
         latents = self._target_latents(flat).view(count, times - 1, -1, self.frames.size)

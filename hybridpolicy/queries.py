@@ -1,6 +1,6 @@
-"""What can be asked of a trained network: act, imagine, infer. One argument order, derived from the coupling's row.
+"""What can be asked of a trained network: act, imagine, infer. Which of it follows from the coupling's row.
 
-Every query starts from a `Context`, which is computed once per observation. Legend as in `network`; A action size.
+Every query starts from a `Context`, computed once per observation. Legend as in `network`; A action size.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,8 @@ class Queries:
 
         Args:
             imagine: overrides the configured setting; `always` runs the world stream first.
-            clean: (B, d, A) first actions already committed (training-time real-time chunking, arXiv 2512.05964).
+            clean: (B, d, A) first actions already committed (training-time real-time chunking, arXiv
+                2512.05964).
         """
         row = COUPLINGS[self.config.coupling]
         imagine = imagine or self.config.imagine
@@ -46,7 +47,8 @@ class Queries:
         return self._integrate_actions(context, prefix, noise, clean)
 
     def imagine(self, context: Context, noise: CounterNoise, actions: Tensor | None = None) -> Future:
-        """Returns the future that follows, (B, H, V·P, F) latents and states, given the goal or given `actions`.
+        """Returns the future that follows, (B, H, V·P, F) latents and states, given the goal or given
+        `actions`.
 
         Args:
             actions: (B, T, A) in the network's convention, for rows whose W sees A.
@@ -84,7 +86,7 @@ class Queries:
 
     # -- rows
     def _see_all(self, context: Context, count: int) -> Tensor | None:
-        """Mask of `count` new tokens that see every visible context token and one another; None if all is visible."""
+        """Mask of `count` new tokens that see the visible context and one another; None if all is."""
         seen = context.prefix.visible
         if bool(seen.all()):
             return None
@@ -129,7 +131,7 @@ class Queries:
     def _integrate_actions(
         self, context: Context, prefix: Prefix, noise: CounterNoise, clean: Tensor | None
     ) -> Tensor:
-        """Euler from mask token (and noise) to a chunk; only action tokens are recomputed from step to step."""
+        """Euler from mask token (and noise) to a chunk; only action tokens are computed at each step."""
         count, horizon = context.size, self.config.chunk_size
         x = self.embodiment.action_mask.expand(count, horizon, -1)
         if self.config.action_law == "flow":

@@ -1,4 +1,4 @@
-"""Dataset statistics the policy itself needs: what a chunk looks like relative to the state it starts from."""
+"""Dataset statistics the policy itself needs, among them how far a chunk moves from where it starts."""
 
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Ten
     entry = stats.get(key)
     if not entry or "mean" not in entry or "std" not in entry:
         raise ConfigurationError(
-            f"hybrid: no statistics for {key!r}; the dataset has them for {sorted(stats)}. Record again, or recompute "
-            "them with LeRobot's dataset tools: without them inputs would pass through unnormalised"
+            f"hybrid: no statistics for {key!r}; the dataset has them for {sorted(stats)}. Record again, or "
+            "recompute them with LeRobot's dataset tools: without them inputs would pass through unnormalised"
         )
     mean, std = as_tensor(entry["mean"]), as_tensor(entry["std"])
     if mean.numel() != size:
@@ -37,14 +37,14 @@ def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Ten
         )
     if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
         raise ConfigurationError(
-            f"hybrid: statistics of {key!r} are not finite: mean {mean.tolist()}, std {std.tolist()}. Look for NaN in "
-            "the recording, then recompute them with LeRobot's dataset tools"
+            f"hybrid: statistics of {key!r} are not finite: mean {mean.tolist()}, std {std.tolist()}. Look "
+            "for NaN in the recording, then recompute them with LeRobot's dataset tools"
         )
     return mean, std
 
 
 def _columns(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """State (N, S), action (N, A) and episode index (N,) of the first data files of a LeRobotDataset folder."""
+    """State (N, S), action (N, A) and episode index (N,) of a LeRobotDataset's first data files."""
     states, actions, episodes, rows = [], [], [], 0
     for file in sorted((root / "data").rglob("*.parquet")):
         table = pq.read_table(file, columns=["observation.state", "action", "episode_index"])

@@ -69,8 +69,8 @@ class StreamBlock(nn.Module):
 class TwoStreams(nn.Module):
     """Transformer whose tokens share attention while each stream keeps its own weights.
 
-    Context is run once with `encode`; its keys and values serve every later call (the invariant "C sees only C"
-    makes that exact, in training as at inference).
+    Context is run once with `encode`; its keys and values serve every later call (the invariant "C sees only
+    C" makes that exact, in training as at inference).
     """
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int) -> None:

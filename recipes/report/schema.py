@@ -241,7 +241,7 @@ def _rate_problems(report: dict[str, Any]) -> list[str]:
     problems = []
     for key, rate in rates.items():
         # Rounding to a few digits before writing must not be refused.
-        if not 0 <= rate["low"] - 1e-3 <= rate["rate"] <= rate["high"] + 1e-3 <= 1 + 2e-3:
+        if not -1e-3 <= rate["low"] - 1e-3 <= rate["rate"] <= rate["high"] + 1e-3 <= 1 + 2e-3:
             problems.append(
                 f"{key} has rate {rate['rate']:g} in [{rate['low']:g}, {rate['high']:g}]; needed is "
                 "0 ≤ low ≤ rate ≤ high ≤ 1, use hybridpolicy.stats.wilson_interval"

@@ -130,12 +130,12 @@ def evaluate(
             imagining = suites.play(actor, drawn.success, progress=bar.update)
         actor.set_imagine(configured)
         figures["details"]["success_imagine_always"] = suites.rate([p.success[0] for p in imagining])
-    return figures, [clip(p) for p in played["success"] if p.frames]
+    return figures, [clip(p, actor.policy.config.n_action_steps) for p in played["success"] if p.frames]
 
 
-def clip(played: suites.Played) -> EpisodeClip:
-    """An episode as the report shows it."""
-    rate = suites.SO101TwinVectorEnv.metadata["render_fps"] / 2  # pictures are kept once per chunk
+def clip(played: suites.Played, ticks_per_picture: int) -> EpisodeClip:
+    """An episode as the report shows it; pictures were kept whenever the policy looked."""
+    rate = suites.SO101TwinVectorEnv.metadata["render_fps"] / ticks_per_picture
     frames = {camera: np.stack(pictures) for camera, pictures in played.frames.items()}
     outcome = "success" if played.success[0] else "time limit"
     label = suites.task_label(played.scenario.task)

@@ -26,7 +26,7 @@ SMALL = {
     "world_offsets": [2, 4],
     "world_share": 1.0,
     "rtc_max_delay": 2,
-    "lexicon": "push put the red blue block into bin".split(),
+    "lexicon": ["push", "put", "the", "red", "blue", "block", "into", "bin"],
     "action_feature_names": JOINTS,
     "state_feature_names": JOINTS,
 }
@@ -34,7 +34,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def _same_numbers():
-    """Weights and batches start at the same place in every test. More threads only slow so small a network down."""
+    """Weights and batches start at the same place in every test. More threads would only slow it down."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -43,7 +43,9 @@ def _same_numbers():
 
 
 def _features(state):
-    inputs = {f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)) for name in CAMERAS}
+    inputs = {
+        f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)) for name in CAMERAS
+    }
     if state:
         inputs["observation.state"] = PolicyFeature(FeatureType.STATE, (len(JOINTS),))
     return inputs
@@ -93,7 +95,7 @@ def make_policy(make_config, stats):
 
 @pytest.fixture
 def make_batch():
-    """(size, times) → a batch as LeRobot's loader and preprocessor give it; times = 0 is an observation to act on."""
+    """(size, times) → a batch as LeRobot's loader and preprocessor give it; times = 0: to act on."""
 
     def make(size=4, times=3, action=True, state=True, task=True):
         axis = (times,) if times else ()
@@ -112,7 +114,7 @@ def make_batch():
 
 @pytest.fixture
 def train_steps():
-    """(policy, batch, count) → losses of `count` optimizer steps on one batch, as LeRobot's loop takes them."""
+    """(policy, batch, count) → losses of `count` optimizer steps on one batch, as LeRobot's loop does."""
 
     def train(policy, batch, count, lr=3e-3):
         policy.train()

@@ -6,7 +6,7 @@ from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, suppor
 
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
-from hybridpolicy.errors import ConfigurationError, DatasetError, QueryError
+from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError, QueryError
 from hybridpolicy.flow import CounterNoise
 
 ACTING = [(row.name, imagine) for row in COUPLINGS.values() for imagine in row.imagine]
@@ -23,14 +23,18 @@ def test_one_step_of_regression_is_masked_prediction(make_policy, make_batch):
     torch.testing.assert_close(policy.predict_action_chunk(batch), body.action_out(output), rtol=0, atol=1e-6)
 
 
-def test_what_training_predicts_is_what_acting_gives(make_policy, make_batch):
-    """With the future absent and everything masked, the training pass and the acting pass are one function."""
-    policy = make_policy(coupling="vla", rtc_share=0.0, text_dropout=0.0, collapse_weight=0.0)
+@pytest.mark.parametrize("given", [0, 1])
+def test_what_training_predicts_is_what_acting_gives(make_policy, make_batch, given):
+    """With the future absent, training pass and acting pass are one function; also with a clean prefix."""
+    plain = {"text_dropout": 0.0, "collapse_weight": 0.0, "action_step_decay": 1.0}
+    policy = make_policy(coupling="vla", rtc_share=float(given), rtc_max_delay=1, **plain)
     batch = make_batch(4, 1)
     policy.network.target_frames.load_state_dict(policy.network.frames.state_dict())
     loss = policy.train().forward(batch)[0].detach()
-    chunk = policy.eval().predict_action_chunk(batch)
-    torch.testing.assert_close((chunk - batch["action"]).abs().mean(), loss, rtol=1e-5, atol=1e-6)
+    prefix = {"inference_delay": given, "prev_chunk_left_over": batch["action"][:, :given]}
+    chunk = policy.eval().predict_action_chunk(batch, **prefix)
+    error = (chunk - batch["action"]).abs()
+    torch.testing.assert_close(error[:, given:].mean(), loss, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("coupling", "imagine"), ACTING)
@@ -59,7 +63,9 @@ def test_actions_are_queued_and_replanned(make_policy, make_batch):
     first, second = make_batch(2, 0), make_batch(2, 0)
     chunks = [policy.predict_action_chunk(batch) for batch in (first, second)]
     actions = [policy.select_action(batch) for batch in (first, second, second, second)]
-    for given, expected in zip(actions, [chunks[0][:, 0], chunks[0][:, 1], chunks[0][:, 2], chunks[1][:, 0]], strict=True):
+    for given, expected in zip(
+        actions, [chunks[0][:, 0], chunks[0][:, 1], chunks[0][:, 2], chunks[1][:, 0]], strict=True
+    ):
         assert torch.equal(given, expected)
     policy.reset()
     assert torch.equal(policy.select_action(second), chunks[1][:, 0])
@@ -82,7 +88,9 @@ def test_lerobot_accepts_the_policy_for_real_time_chunking(make_policy):
 @pytest.mark.parametrize("convention", ["absolute", "relative"])
 @pytest.mark.parametrize(("delay", "left", "kept"), [(1, 4, 1), (2, 2, 2), (2, 1, 1), (9, 4, 2), (2, 9, 2)])
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_committed_prefix_stays_as_given(make_policy, make_batch, law, convention, delay, left, kept, batched):
+def test_a_committed_prefix_stays_as_given(
+    make_policy, make_batch, law, convention, delay, left, kept, batched
+):
     policy = make_policy(action_law=law, action_convention=convention, rtc_max_delay=2).eval()
     size = 3 if batched else 1
     batch, left_over = make_batch(size, 0), torch.randn(size, left, 4)
@@ -92,21 +100,27 @@ def test_a_committed_prefix_stays_as_given(make_policy, make_batch, law, convent
     chunk = policy.predict_action_chunk(batch, inference_delay=delay, prev_chunk_left_over=given)
     tolerance = 0.0 if convention == "absolute" else 1e-5
     torch.testing.assert_close(chunk[:, :kept], left_over[:, :kept], rtol=0, atol=tolerance)
-    assert float((chunk[:, kept:] - free[:, kept:]).abs().amax(dim=2).min()) > 1e-6, "the rest takes it into account"
+    assert float((chunk[:, kept:] - free[:, kept:]).abs().amax(dim=2).min()) > 1e-6, (
+        "the rest takes it into account"
+    )
     assert chunk.shape == (size, 4, 4)
 
 
-@pytest.mark.parametrize("given", [{}, {"inference_delay": 0}, {"inference_delay": 3, "prev_chunk_left_over": None}])
+@pytest.mark.parametrize(
+    "given", [{}, {"inference_delay": 0}, {"inference_delay": 3, "prev_chunk_left_over": None}]
+)
 def test_nothing_committed_is_an_ordinary_chunk(make_policy, make_batch, given):
     policy, batch = make_policy().eval(), make_batch(1, 0)
     left_over = {"prev_chunk_left_over": torch.randn(4, 4)} | given
     expected = policy.predict_action_chunk(batch)
-    assert torch.equal(policy.predict_action_chunk(batch, **(left_over if "inference_delay" in given else given)), expected)
+    assert torch.equal(
+        policy.predict_action_chunk(batch, **(left_over if "inference_delay" in given else given)), expected
+    )
 
 
 @pytest.mark.parametrize("left", [0, 1])
 def test_the_zeros_lerobot_pads_with_are_no_actions(make_policy, make_batch, left):
-    """Its engine pads what is left to a fixed length; normalised zeros are the mean posture, far from the arm."""
+    """Its engine pads what is left to a fixed length; normalised zeros are the mean posture."""
     policy, batch = make_policy(action_law="flow").eval(), make_batch(1, 0)
     left_over = torch.randn(left, 4)
     padded = _normalize_prev_actions_length(left_over, target_steps=10)
@@ -121,7 +135,9 @@ def test_the_zeros_lerobot_pads_with_are_no_actions(make_policy, make_batch, lef
 def test_relative_and_back_is_the_identity(make_policy, stats):
     body = make_policy(action_convention="relative").embodiment
     action, state = torch.randn(5, 4, 4) * 2, torch.randn(5, 4) * 2
-    torch.testing.assert_close(body.to_pipeline(body.to_network(action, state), state), action, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        body.to_pipeline(body.to_network(action, state), state), action, rtol=0, atol=1e-5
+    )
     mean, std = (torch.tensor(stats["action"][name], dtype=torch.float32) for name in ("mean", "std"))
     physical_change = (action * std + mean) - (state * std + mean)[:, None]
     torch.testing.assert_close(
@@ -140,7 +156,9 @@ def test_a_relative_chunk_is_anchored_where_it_was_planned(make_policy, make_bat
 
 
 def test_a_relative_policy_trains_on_differences(make_policy, make_batch):
-    policy = make_policy(action_convention="relative", coupling="vla", rtc_share=0.0, collapse_weight=0.0).train()
+    policy = make_policy(
+        action_convention="relative", coupling="vla", rtc_share=0.0, collapse_weight=0.0
+    ).train()
     with torch.no_grad():
         policy.embodiment.action_out.weight.zero_()
         policy.embodiment.action_out.bias.zero_()
@@ -160,11 +178,11 @@ def test_relative_needs_a_state(make_policy, make_batch):
 
 # -- queries and refusals
 def test_queries_follow_from_the_row(make_policy, make_batch):
-    answered, refused = 0, 0
+    answered, refused, noise = 0, 0, CounterNoise(0, 0, torch.arange(2))
     for row in COUPLINGS.values():
         policy = make_policy(coupling=row.name).eval()
-        context, noise = policy.context(make_batch(2, 0)), CounterNoise(0, 0, torch.arange(2))
-        chunk, future = torch.randn(2, 4, 4), policy.network.start_future(context)
+        context, chunk = policy.context(make_batch(2, 0)), torch.randn(2, 4, 4)
+        future = policy.network.start_future(context)
         asked = {
             "imagine": lambda p=policy, c=context: p.queries.imagine(c, noise),
             "imagine_actions": lambda p=policy, c=context, a=chunk: p.queries.imagine(c, noise, a),
@@ -176,7 +194,9 @@ def test_queries_follow_from_the_row(make_policy, make_batch):
                 assert (result if name == "infer_actions" else result.latents).shape[0] == 2
                 answered += 1
             else:
-                with pytest.raises(QueryError, match=f"{row.name!r} cannot answer {name!r}; rows that can: .*joint"):
+                with pytest.raises(
+                    QueryError, match=f"{row.name!r} cannot answer {name!r}; rows that can: .*joint"
+                ):
                     ask()
                 refused += 1
     assert (answered, refused) == (6, 6)
@@ -212,6 +232,16 @@ def test_a_state_that_was_never_normalised_is_refused_when_acting(make_policy, m
     batch["observation.state"] += 90.0
     with pytest.raises(DatasetError, match=r"observation\.state reaches"):
         make_policy().eval().select_action(batch)
+
+
+@pytest.mark.parametrize("key", ["observation.state", "observation.images.wrist"])
+def test_a_chunk_that_is_not_finite_never_leaves(make_policy, make_batch, key):
+    policy, batch = make_policy().eval(), make_batch(2, 0)
+    policy.select_action(batch)
+    policy.reset()
+    batch[key][1, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="the chunk holds NaN or infinity"):
+        policy.select_action(batch)
 
 
 def test_acting_leaves_no_gradient_behind(make_policy, make_batch):

@@ -98,7 +98,7 @@ def test_another_body_is_refused(base, adapted, name, value):
     _, folder = adapted()
     policy = HybridPolicy.from_pretrained(base)
     setattr(policy.config, name, value)
-    with pytest.raises(AdapterError, match="made for (fps|joints) = .*, this policy has"):
+    with pytest.raises(AdapterError, match=r"made for (fps|joints) = .*, this policy has"):
         load_adapter(policy, folder)
 
 
@@ -126,7 +126,8 @@ def test_the_adapter_loaded_last_is_the_active_one(base, adapted, make_batch):
 
 
 @pytest.mark.parametrize(
-    ("tag", "message"), [("arm", "already has an embodiment of that name"), ("so-101", "letters, digits and underscores")]
+    ("tag", "message"),
+    [("arm", "already has an embodiment of that name"), ("so-101", "letters, digits and underscores")],
 )
 def test_tags_are_plain_and_free(make_policy, tag, message):
     with pytest.raises(AdapterError, match=message):
@@ -144,7 +145,12 @@ def test_what_is_no_adapter_is_refused(make_policy, tmp_path, stats):
 def test_the_folder_is_in_lerobots_layout(adapted):
     _, folder = adapted()
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "adapter_model.safetensors", "policy_preprocessor.json", "policy_postprocessor.json"} <= names
+    assert {
+        "config.json",
+        "adapter_model.safetensors",
+        "policy_preprocessor.json",
+        "policy_postprocessor.json",
+    } <= names
     assert "model.safetensors" not in names
     facts = json.loads((folder / "embodiment.json").read_text())
     assert facts["tag"] == "koch"

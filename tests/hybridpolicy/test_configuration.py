@@ -17,8 +17,12 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.modeling_hybrid import HybridPolicy
 
+PICTURE = PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
 REFUSED = [
-    ({"coupling": "joined"}, r"coupling = 'joined'; did you mean 'joint'\? allowed are cascaded, joint, repr"),
+    (
+        {"coupling": "joined"},
+        r"coupling = 'joined'; did you mean 'joint'\? allowed are cascaded, joint, repr",
+    ),
     ({"imagine": "sometimes"}, "imagine = 'sometimes'; allowed are always, never"),
     ({"coupling": "vla", "imagine": "always"}, "coupling = vla offers imagine = never.*joint, cascaded"),
     ({"action_law": "diffusion"}, "action_law = 'diffusion'; .*flow, regress"),
@@ -36,9 +40,16 @@ REFUSED = [
     ({"num_keypoints": 7}, "num_keypoints = 7 must be a multiple of tokens_per_view = 2"),
     ({"action_steps": 3}, "action_steps = 3 with action_law = regress"),
     ({"world_steps": 3}, "world_steps = 3 with world_law = regress"),
-    *(({name: 0}, f"{name} = 0; must be 1 or more") for name in ("action_steps", "world_steps", "depth", "heads")),
+    *(
+        ({name: 0}, f"{name} = 0; must be 1 or more")
+        for name in ("action_steps", "world_steps", "depth", "heads")
+    ),
     *(({name: 0}, f"{name} = 0; must be 1 or more") for name in ("width", "goal_tokens", "tokens_per_view")),
     *(({name: 1.5}, f"{name} = 1.5; allowed 0 … 1") for name in ("world_share", "text_dropout", "rtc_share")),
+    *(
+        ({"action_step_decay": value}, f"action_step_decay = {value}; allowed above 0")
+        for value in (0.0, 1.5)
+    ),
     ({"objects_weight": 1.0}, "objects_weight = 1.0 needs objects_count"),
     (
         {"action_convention": "relative", "normalization_mapping": {"ACTION": NormalizationMode.MIN_MAX}},
@@ -58,9 +69,19 @@ def test_settings_that_are_not_allowed_say_what_is(make_config, fields, message)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (4,))}}, "no camera among the inputs"),
+        (
+            {"input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (4,))}},
+            "no camera among the inputs",
+        ),
         ({"output_features": {}}, "no `action` among the outputs"),
-        ({"action_convention": "relative", "state_feature_names": [*"abcd"]}, "names the joints of the state in the same"),
+        (
+            {"input_features": {f"observation.images.{n}.left": PICTURE for n in ("top", "side")}},
+            r"side\.left.*top\.left.* share a last name",
+        ),
+        (
+            {"action_convention": "relative", "state_feature_names": [*"abcd"]},
+            "names the joints of the state in the same",
+        ),
         ({"action_convention": "relative", "state": False}, "names the joints of the state in the same"),
     ],
 )
@@ -111,7 +132,14 @@ def test_every_scalar_is_settable_from_the_command_line(make_config, tmp_path):
 
 def test_what_lerobot_reads_by_name(make_config):
     config = HybridConfig(device="cpu")
-    for name in ("chunk_size", "n_action_steps", "dtype", "rtc_config", "action_feature_names", "push_to_hub"):
+    for name in (
+        "chunk_size",
+        "n_action_steps",
+        "dtype",
+        "rtc_config",
+        "action_feature_names",
+        "push_to_hub",
+    ):
         assert hasattr(config, name)
     assert config.push_to_hub is False
     config = make_config()
@@ -125,7 +153,10 @@ def test_what_lerobot_reads_by_name(make_config):
 
 
 def test_parameter_groups(make_policy):
-    groups = {group["name"]: group for group in make_policy(trunk_lr_scale=0.3, optimizer_lr=1e-3).get_optim_params()}
+    groups = {
+        group["name"]: group
+        for group in make_policy(trunk_lr_scale=0.3, optimizer_lr=1e-3).get_optim_params()
+    }
     assert groups.keys() == {"trunk", "expert"}
     assert groups["trunk"]["lr"] == pytest.approx(3e-4)
     assert groups["expert"]["lr"] == pytest.approx(1e-3)
@@ -139,7 +170,9 @@ def test_the_configuration_imports_no_models_and_no_simulator():
     """LeRobot imports it in every command that loads plugins."""
     tree = ast.parse(Path(configuration_hybrid.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
     assert "lerobot.configs.policies" in imported
     light = ("dataclasses", "lerobot.configs.", "lerobot.optim", "lerobot.policies.rtc.", "hybridpolicy.")
     assert [name for name in sorted(imported) if not name.startswith(light)] == []

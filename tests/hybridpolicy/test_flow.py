@@ -1,5 +1,7 @@
 """Random numbers by counter, and the limits of the one interpolation that serves both laws."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,18 +11,29 @@ from hybridpolicy.flow import CounterNoise, corrupt, euler, flow_weight
 
 INDEX = torch.tensor([7, 123456789, 0, 3, 2**40])
 # CounterNoise(3, 5, [0, 11]): uniform("mode"), normal("action"), batch_uniform("future").
-UNIFORM, NORMAL, SHARED = [0.827782154083252, 0.6452959179878235], [-0.7028663158416748, 2.019761085510254], 0.7320600152015686
+UNIFORM, NORMAL, SHARED = (
+    [0.827782154083252, 0.6452959179878235],
+    [-0.7028663158416748, 2.019761085510254],
+    0.7320600152015686,
+)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.permutations(range(len(INDEX))), st.integers(1, len(INDEX) - 1), st.integers(0, 2**31), st.integers(0, 2**40))
+@given(
+    st.permutations(range(len(INDEX))),
+    st.integers(1, len(INDEX) - 1),
+    st.integers(0, 2**31),
+    st.integers(0, 2**40),
+)
 def test_a_sample_draws_the_same_numbers_in_any_batch(order, cut, seed, step):
     whole = CounterNoise(seed, step, INDEX)
     shuffled = INDEX[list(order)]
     parts = [CounterNoise(seed, step, part) for part in (shuffled[:cut], shuffled[cut:])]
     for draw in (lambda n: n.normal("action", 4, 3), lambda n: n.uniform("mode", 2)):
         assert torch.equal(draw(whole)[list(order)], torch.cat([draw(part) for part in parts]))
-    assert whole.batch_uniform("future") == parts[0].batch_uniform("future") == parts[1].batch_uniform("future")
+    assert (
+        whole.batch_uniform("future") == parts[0].batch_uniform("future") == parts[1].batch_uniform("future")
+    )
 
 
 def test_the_numbers_are_those_of_the_first_release():
@@ -61,7 +74,9 @@ def test_streams_steps_seeds_samples_and_elements_are_independent():
 
 
 def test_the_whole_step_draw_changes_from_step_to_step():
-    draws = torch.tensor([CounterNoise(0, step, torch.zeros(1)).batch_uniform("future") for step in range(2000)])
+    draws = torch.tensor(
+        [CounterNoise(0, step, torch.zeros(1)).batch_uniform("future") for step in range(2000)]
+    )
     assert float(draws.mean()) == pytest.approx(0.5, abs=0.03)
     assert float((draws < 0.25).float().mean()) == pytest.approx(0.25, abs=0.03)
 
@@ -94,7 +109,7 @@ def test_euler_with_a_perfect_prediction_walks_the_straight_line(num_steps, sigm
     noise = sigma * CounterNoise(0, 0, torch.arange(2)).normal("action", 4, 3)
     x = corrupt(clean, torch.zeros(2, 4), mask_token, noise)
     times = torch.linspace(0, 1, num_steps + 1).tolist()
-    for tau, next_tau in zip(times[:-1], times[1:], strict=True):
+    for tau, next_tau in pairwise(times):
         x = euler(x, clean, tau, next_tau)
         torch.testing.assert_close(
             x, corrupt(clean, torch.full((2, 4), next_tau), mask_token, noise), rtol=0, atol=1e-5
@@ -115,7 +130,10 @@ def test_flow_weight_turns_the_error_of_the_clean_value_into_that_of_the_velocit
     rest = (1 - tau)[..., None]
     velocity_error = ((predicted - x) / rest - (clean - x) / rest).square()
     torch.testing.assert_close(
-        (predicted - clean).square() * flow_weight(tau, "flow")[..., None], velocity_error, rtol=1e-3, atol=1e-4
+        (predicted - clean).square() * flow_weight(tau, "flow")[..., None],
+        velocity_error,
+        rtol=1e-3,
+        atol=1e-4,
     )
     assert float(flow_weight(torch.ones(1), "flow")) == pytest.approx(25.0)
     assert torch.equal(flow_weight(tau, "regress"), torch.ones_like(tau))

@@ -32,7 +32,7 @@ LAYERS = 4
 def smolvlm(tmp_path_factory):
     """A folder with a random SmolVLM of four language layers and its processor."""
     folder = tmp_path_factory.mktemp("smolvlm")
-    words = ["<pad>", "<unk>", *SPECIAL.values(), *"push put the red blue block into bin".split()]
+    words = ["<pad>", "<unk>", *SPECIAL.values(), "push", "put", "the", "red", "blue", "block", "into", "bin"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(
@@ -61,7 +61,9 @@ def smolvlm(tmp_path_factory):
         "patch_size": 16,
     }
     torch.manual_seed(1)
-    config = SmolVLMConfig(text_config=text, vision_config=vision, image_token_id=2, pad_token_id=0, scale_factor=2)
+    config = SmolVLMConfig(
+        text_config=text, vision_config=vision, image_token_id=2, pad_token_id=0, scale_factor=2
+    )
     SmolVLMForConditionalGeneration(config).save_pretrained(folder)
     return folder
 
@@ -79,7 +81,16 @@ def pretrained(make_policy, smolvlm):
 
 # -- the embedded one
 def test_words_are_cut_as_the_tokenizer_cuts_them():
-    assert words_of(["Push the red block, then wait.", "push"]) == [",", ".", "block", "push", "red", "the", "then", "wait"]
+    assert words_of(["Push the red block, then wait.", "push"]) == [
+        ",",
+        ".",
+        "block",
+        "push",
+        "red",
+        "the",
+        "then",
+        "wait",
+    ]
     tokenizer = build_tokenizer(words_of(["Push the red block."]))
     assert tokenizer.unk_token_id not in tokenizer("PUSH the red block .")["input_ids"]
 
@@ -96,7 +107,9 @@ def test_unknown_words_are_reported_once(make_policy, make_batch, caplog):
             policy.predict_action_chunk(make_batch(1, 0) | {"task": [text]})
             policy.train().eval()
     assert policy.network.goal.unknown_words == ("purple",)
-    assert [record.args[0] if isinstance(record.args, tuple) else record.args for record in caplog.records] == [
+    assert [
+        record.args[0] if isinstance(record.args, tuple) else record.args for record in caplog.records
+    ] == [
         ["purple"],
         ["gently"],
     ]
@@ -156,7 +169,9 @@ def test_the_first_language_layers_are_kept(pretrained, count):
 
 
 def test_more_layers_than_there_are_is_refused(pretrained):
-    with pytest.raises(ConfigurationError, match=f"goal_layers = 9; .* has {LAYERS} language layers, allowed 1 … {LAYERS}"):
+    with pytest.raises(
+        ConfigurationError, match=f"goal_layers = 9; .* has {LAYERS} language layers, allowed 1 … {LAYERS}"
+    ):
         pretrained(goal_layers=9)
 
 
@@ -201,7 +216,9 @@ def test_a_frozen_model_that_has_changed_is_refused(pretrained, tmp_path, smolvl
     weights[name] = weights[name] + 0.1
     try:
         save_file(weights, file, metadata={"format": "pt"})
-        with pytest.raises(CheckpointError, match="was trained with another .*smolvlm.*weights have changed"):
+        with pytest.raises(
+            CheckpointError, match=r"was trained with another .*smolvlm.*weights have changed"
+        ):
             HybridPolicy.from_pretrained(tmp_path / "policy")
     finally:
         file.write_bytes(original)

@@ -1,4 +1,4 @@
-"""What a training micro-batch is asked to do: proportions of the modes, real-time chunking, shares of micro-batches."""
+"""What a training micro-batch is asked to do: proportions of the modes, prefixes, shares of micro-batches."""
 
 import pytest
 import torch
@@ -10,7 +10,13 @@ from hybridpolicy.plan import training_plan
 NUM_SAMPLES = 20_000
 # Shares of a micro-batch with actions and future frames.
 EXPECTED = {
-    "representation": {"no_action": 1 / 6, "no_world": 0.0, "w_sees_a": 0.0, "a_sees_w": 0.0, "world_loss": 1.0},
+    "representation": {
+        "no_action": 1 / 6,
+        "no_world": 0.0,
+        "w_sees_a": 0.0,
+        "a_sees_w": 0.0,
+        "world_loss": 1.0,
+    },
     "joint": {
         "no_action": 0.10,  # video
         "no_world": 0.15,  # policy with W absent
@@ -20,7 +26,14 @@ EXPECTED = {
         "clean_world": 0.10,  # inverse
         "clean_action": 0.15,  # forward
     },
-    "cascaded": {"no_action": 0.0, "no_world": 0.0, "w_sees_a": 0.0, "a_sees_w": 0.5, "world_loss": 0.5, "clean_world": 0.5},
+    "cascaded": {
+        "no_action": 0.0,
+        "no_world": 0.0,
+        "w_sees_a": 0.0,
+        "a_sees_w": 0.5,
+        "world_loss": 0.5,
+        "clean_world": 0.5,
+    },
 }
 
 

@@ -9,11 +9,18 @@ from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.frames import KeypointReadout, collapse_penalty, effective_rank
-from hybridpolicy.losses import world_skill
+from hybridpolicy.losses import step_weights, world_skill
 
 ROWS = [(row.name, law) for row in COUPLINGS.values() for law in ("regress", "flow")]
 WITH_WORLD = [(row, law) for row, law in ROWS if COUPLINGS[row].world]
-WORLD_WEIGHTS = ("latent_future_in", "latent_out", "latent_mask", "offset_position", "state_future", "state_mask")
+WORLD_WEIGHTS = (
+    "latent_future_in",
+    "latent_out",
+    "latent_mask",
+    "offset_position",
+    "state_future",
+    "state_mask",
+)
 # Never reached: the language model is fed text only.
 DEAD = ("network.goal.model.model.vision_model", "network.goal.model.model.connector")
 
@@ -180,6 +187,13 @@ def test_bytes_and_floats_are_the_same_picture(make_policy, make_batch):
     assert torch.equal(policy.forward(as_bytes)[0], policy.forward(as_floats)[0])
 
 
+def test_a_held_out_loss_is_whole_whatever_the_step(make_policy, make_batch):
+    policy, batch = make_policy(world_share=0.0), make_batch(8)
+    with torch.no_grad():
+        assert "world_loss" not in policy.train().forward(batch)[1]
+        assert "world_loss" in policy.eval().forward(batch)[1]
+
+
 def test_the_report_is_plain_numbers(make_policy, make_batch):
     _, report = make_policy().train().forward(make_batch(8))
     assert {"loss", "action_loss", "world_loss", "world_skill_2", "world_skill_4"} <= set(report)
@@ -225,7 +239,9 @@ def test_keypoints_keep_their_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         rough = readout(features)
     assert rough.dtype == torch.float32
-    grid = rough.view(-1, 4)[:, :2] * 256  # in bfloat16 every coordinate above 1/4 would be a multiple of 1/512
+    grid = (
+        rough.view(-1, 4)[:, :2] * 256
+    )  # in bfloat16 every coordinate above 1/4 would be a multiple of 1/512
     assert not torch.equal(grid, grid.round())
     torch.testing.assert_close(rough, exact, rtol=0, atol=0.05)
 
@@ -249,6 +265,21 @@ def test_collapse_is_penalised_and_measured():
     assert float(collapse_penalty(doubled)) > float(collapse_penalty(spread)) + 0.05
     assert effective_rank(torch.randn(500, 8)) > 7
     assert effective_rank(torch.randn(500, 1) * torch.ones(8)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_first_actions_weigh_more_than_those_planned_again_before_they_come(make_policy, make_batch):
+    weights = step_weights(8, 0.85)
+    assert float(weights.mean()) == pytest.approx(1.0)
+    torch.testing.assert_close(weights[1:] / weights[:-1], torch.full((7,), 0.85))
+    assert torch.equal(step_weights(8, 1.0), torch.ones(8))
+    policy = make_policy(coupling="vla", rtc_share=0.0, action_step_decay=0.5).train()
+    gradients = []
+    for step in (0, 3):
+        batch = make_batch(8, 1) | {"action_is_pad": torch.arange(4).expand(8, 4) != step}
+        policy.zero_grad()
+        policy.forward(batch)[0].backward()
+        gradients.append(float(policy.embodiment.action_out.weight.grad.norm()))
+    assert gradients[0] > 3 * gradients[1]
 
 
 def test_world_skill_is_one_when_perfect_and_zero_when_copying():

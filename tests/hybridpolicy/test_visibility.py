@@ -50,7 +50,7 @@ class Probe:
         return world_out, action_out, new
 
     def sees(self, source, target):
-        """(B,) bool: samples whose `target` outputs change with `source` inputs. None if a group never ran."""
+        """(B,) bool: samples whose `target` outputs change with `source` inputs. None: a group never ran."""
         if source not in self.inputs or target not in self.outputs:
             return None
         output = self.outputs[target]
@@ -71,7 +71,9 @@ def trained_probe(make_policy, make_batch, monkeypatch):
     """(coupling, law) → the probe and the plan of one training forward over 64 samples."""
 
     def run(coupling, law):
-        policy = make_policy(coupling=coupling, action_law=law, world_law=law, rtc_share=0.0, text_dropout=0.0)
+        policy = make_policy(
+            coupling=coupling, action_law=law, world_law=law, rtc_share=0.0, text_dropout=0.0
+        )
         probe, plans = Probe(policy.network.streams, monkeypatch), []
 
         def record(*args):
@@ -138,7 +140,9 @@ def test_context_keys_depend_on_nothing_but_the_context(trained_probe, coupling)
 
 
 @pytest.mark.parametrize(("coupling", "imagine"), ACTED)
-def test_acting_lets_through_exactly_what_the_row_says(make_policy, make_batch, monkeypatch, coupling, imagine):
+def test_acting_lets_through_exactly_what_the_row_says(
+    make_policy, make_batch, monkeypatch, coupling, imagine
+):
     policy = make_policy(coupling=coupling).eval()
     probe = Probe(policy.network.streams, monkeypatch)
     context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
@@ -155,7 +159,8 @@ def test_acting_lets_through_exactly_what_the_row_says(make_policy, make_batch, 
 
 
 @pytest.mark.parametrize(
-    ("query", "expected"), [("imagine", "CC CW WW"), ("given", "CC CW WW CA AA AW"), ("infer", "CC CW WW CA AA WA")]
+    ("query", "expected"),
+    [("imagine", "CC CW WW"), ("given", "CC CW WW CA AA AW"), ("infer", "CC CW WW CA AA WA")],
 )
 def test_queries_see_what_their_training_mode_saw(make_policy, make_batch, monkeypatch, query, expected):
     policy = make_policy(coupling="joint").eval()
@@ -166,7 +171,9 @@ def test_queries_see_what_their_training_mode_saw(make_policy, make_batch, monke
         policy.queries.infer_actions(context, policy.network.start_future(context), noise)
     else:
         policy.queries.imagine(context, noise, chunk if query == "given" else None)
-    found = {(s, t) for s in GROUPS for t in GROUPS if (seen := probe.sees(s, t)) is not None and bool(seen.all())}
+    found = {
+        (s, t) for s in GROUPS for t in GROUPS if (seen := probe.sees(s, t)) is not None and bool(seen.all())
+    }
     assert found == pairs(expected)
 
 
@@ -208,7 +215,9 @@ def test_acting_without_a_future_costs_what_vla_costs(make_policy, make_batch):
     assert {count for (_, setting), count in counts.items() if setting == "never"} == {counts["vla", "never"]}
     future = 2 * (2 * 2 + 1)
     assert counts["joint", "always"] == counts["vla", "never"] + 3 * future
-    assert counts["cascaded", "always"] == counts["vla", "never"] + 3 * 2 * future  # one row, one row embedding ẑ
+    assert (
+        counts["cascaded", "always"] == counts["vla", "never"] + 3 * 2 * future
+    )  # one row, one row embedding ẑ
     assert len(counts) == 6
 
 
@@ -239,7 +248,7 @@ def test_context_knows_nothing_of_later_frames(make_policy, make_batch):
     before, after = (
         policy.network.encode_context(present(b, policy.config), policy.embodiment) for b in (batch, later)
     )
-    compared = list(zip(before.prefix.keys + before.prefix.values, after.prefix.keys + after.prefix.values))
-    assert len(compared) == 4
-    assert all(torch.equal(old, new) for old, new in compared)
+    old, new = ((*c.prefix.keys, *c.prefix.values) for c in (before, after))
+    assert len(old) == len(new) == 4
+    assert all(torch.equal(*pair) for pair in zip(old, new, strict=True))
     assert torch.equal(before.latents, after.latents)

@@ -24,9 +24,10 @@ BLOCK_TOP_M = 2 * BLOCK_HALF_M
 SAFE_Z_M = 0.062
 CARRY_Z_M = 0.085
 LOW_Z_M = 0.014
-OPEN_PERCENT = 33.0
+OPEN_PERCENT = 42.0  # pads 65 mm apart: a block is caught when the aim is 15 mm off
 EMPTY_PERCENT = 9.0  # closed this far, the gripper holds nothing
 HELD_PERCENT = 25.0  # pads touch a 30 mm block at 19 percent, a corner of it somewhat wider
+FIRM_PERCENT = 18.0  # closed on a straight block
 GRASP_Z_M = 0.010
 MAX_JOINT_STEP_DEG = 9.0  # per tick, 90 degrees a second: the embodiment's own limit
 MAX_TIP_STEP_M = 0.045
@@ -96,7 +97,7 @@ def _push(state: TableState, block: np.ndarray, zone: np.ndarray, speed: float) 
         gap = max(behind - reach, 0.0)
         sideways = -normal * np.clip(aside, -0.01, 0.01) if gap > 0.004 else np.zeros(2)
         target = tip[:2] + along * (min(PUSH_STEP_M, distance) + gap) * (1.0 - 0.5 * (gap > 0.004)) + sideways
-        return _move(state, np.array([*target, LOW_Z_M]), PUSH_TOOL, PUSH_PERCENT, speed)
+        return _move(state, np.array([*target, LOW_Z_M]), PUSH_TOOL, PUSH_PERCENT, speed, gain=1.0)
     start = block[:2] - along * (reach + 0.018)
     away = float(np.linalg.norm(tip[:2] - start))
     if tip[2] < 0.045 and away > 0.03:
@@ -119,7 +120,7 @@ def _funnel(away: float, low: float, high: float, *, inner: float, slope: float)
 
 def grasp_tool(opening: float) -> Tool:
     """The point to put on the block: mid-way between pads that hold it, off the fixed pad while open."""
-    clearance = 0.010 * float(np.clip((opening - 20.0) / 10.0, 0.0, 1.0))
+    clearance = 0.015 * float(np.clip((opening - 20.0) / 20.0, 0.0, 1.0))
     return Tool(GRASP_TOOL.forward_m, GRASP_TOOL.up_m + clearance)
 
 
@@ -131,7 +132,7 @@ def _bin(state: TableState, block: np.ndarray, speed: float) -> np.ndarray:
     if in_bin(block, state.bin) or (over_bin and opening > HELD_PERCENT + 2.0):
         return _move(state, np.append(state.bin, CARRY_Z_M), GRASP_TOOL, OPEN_PERCENT, speed)
     away = float(np.linalg.norm(tip[:2] - block[:2]))
-    level = tip[2] < block[2] + 0.010
+    level = tip[2] < block[2] + (0.002 if opening > HELD_PERCENT else 0.012)
     held = EMPTY_PERCENT < opening < HELD_PERCENT and float(np.linalg.norm(tip - block)) < 0.028
     if held and tip[2] < block[2] + 0.02:
         return _carry(state, tip, over_bin, speed)
@@ -139,7 +140,7 @@ def _bin(state: TableState, block: np.ndarray, speed: float) -> np.ndarray:
         # Close; `tool` brings the fixed pad up to the block at the rate the jaw comes in.
         return _move(state, np.array([*block[:2], max(block[2] - 0.005, GRASP_Z_M)]), tool, 0.0, speed)
     if opening > OPEN_PERCENT - 6.0:
-        height = _funnel(away, GRASP_Z_M, BLOCK_TOP_M + 0.05, inner=0.006, slope=5.0)
+        height = _funnel(away, GRASP_Z_M, BLOCK_TOP_M + 0.05, inner=0.008, slope=3.5)
     else:
         height = BLOCK_TOP_M + 0.05
     return _move(state, np.array([*block[:2], height]), tool, OPEN_PERCENT, speed)
@@ -149,19 +150,22 @@ def _carry(state: TableState, tip: np.ndarray, over_bin: bool, speed: float) -> 
     if over_bin and float(np.linalg.norm(tip[:2] - state.bin)) < 0.02:
         return _move(state, np.append(state.bin, CARRY_Z_M - 0.01), GRASP_TOOL, OPEN_PERCENT, speed)
     if tip[2] < 0.055:
-        rise = 0.012 if tip[2] < 0.016 else 0.04
+        firm = state.joints[c.GRIPPER] < FIRM_PERCENT
+        rise = 0.04 if tip[2] > 0.022 else 0.012 if firm else 0.003
         ahead = 0.25 * (state.bin - tip[:2]) * (tip[2] > 0.035)
         return _move(state, np.array([*(tip[:2] + ahead), tip[2] + rise]), GRASP_TOOL, 0.0, speed)
     return _move(state, np.append(state.bin, CARRY_Z_M), GRASP_TOOL, 0.0, speed)
 
 
-def _move(state: TableState, target: np.ndarray, tool: Tool, gripper: float, speed: float) -> np.ndarray:
+def _move(
+    state: TableState, target: np.ndarray, tool: Tool, gripper: float, speed: float, gain: float | None = None
+) -> np.ndarray:
     """Joint targets one tick towards `target` (3,) for `tool`, gripper towards `gripper` percent."""
     tip = forward(state.joints, tool).position_m
     delta = target - tip
     length = float(np.linalg.norm(delta))
     limit = MAX_TIP_STEP_M * speed
-    goal = tip + delta * min(APPROACH_GAIN, limit / max(length, 1e-9))
+    goal = tip + delta * min(gain or APPROACH_GAIN, limit / max(length, 1e-9))
     roll = state.joints[4] - np.clip(state.joints[4], -4.0, 4.0)
     try:
         step = solve(within_reach(goal), tool, roll) - state.joints[:5]

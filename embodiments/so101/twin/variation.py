@@ -120,7 +120,7 @@ def draw_layout(seed: int, variation: Variation) -> Layout:
         block_xy=block_xy,
         block_yaw=azimuth + rng.uniform(-0.2, 0.2, slots),
         zone_xy=np.stack([_near(rng, (0.195, 0.150)), _near(rng, (0.195, -0.150))]),
-        bin_xy=np.array([rng.uniform(0.326, 0.334), rng.uniform(-0.05, 0.05)]),
+        bin_xy=np.array([rng.uniform(0.331, 0.337), rng.uniform(-0.05, 0.05)]),
         distractor_present=distractor_present,
         distractor_xy=distractor_xy,
         rest_deg=REST_DEG + rng.uniform(-1, 1, 6) * np.array([8.0, 3.0, 3.0, 3.0, 6.0, 3.0]),
