@@ -79,6 +79,7 @@ class HybridConfig(PreTrainedConfig):
     goal_revision: str | None = None
     goal_layers: int | None = None  # keep the first n language layers; None keeps all
     goal_train: str = "full"  # insulated: no gradient enters the language model
+    goal_lr_scale: float = 0.1  # of the language model, relative to the trunk
     goal_tokens: int = 2
     lexicon: list[str] = field(default_factory=list)  # words the embedded tokenizer knows
 

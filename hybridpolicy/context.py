@@ -30,6 +30,7 @@ class Sample:
         task: B texts, or None.
         index: (B,) int64 identity of each sample, for counter-based noise.
         objects: (B, K, 2) m and (B, K) bool present, privileged; or None.
+        target: (B, 2) m and (B,) bool present, the object the instruction names, privileged; or None.
     """
 
     frames: dict[str, Tensor]
@@ -41,6 +42,7 @@ class Sample:
     task: list[str] | None
     index: Tensor
     objects: tuple[Tensor, Tensor] | None
+    target: tuple[Tensor, Tensor] | None
 
     @property
     def size(self) -> int:
@@ -116,6 +118,10 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
     if "privileged.objects" in batch:
         positions = batch["privileged.objects"].float().view(count, -1, 2)
         objects = (positions, batch["privileged.present"].view(count, -1) > 0.5)
+    target = None
+    if "privileged.target" in batch:
+        named = batch["privileged.target"].float().view(count, 3)
+        target = (named[:, :2], named[:, 2] > 0.5)
     return Sample(
         frames=frames,
         frame_valid=frame_valid,
@@ -128,4 +134,5 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
         task=[task] * count if isinstance(task, str) else task,
         index=torch.arange(count, device=device) if index is None else index.view(-1).long().to(device),
         objects=objects,
+        target=target,
     )

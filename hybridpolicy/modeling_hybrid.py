@@ -37,7 +37,7 @@ from hybridpolicy.rate import RateWatch
 from hybridpolicy.statistics import relative_action_std
 
 _ACTING = 1 << 40  # noise counters of acting start here, far from any training step
-FROZEN_GOAL = "network.goal.model."
+LANGUAGE_MODEL = "network.goal.model."
 GOAL_HASH = "goal_sha256"
 
 
@@ -156,6 +156,11 @@ class HybridPolicy(PreTrainedPolicy):
             features = normalise_latents(context.online_latents).flatten(1)
             part = objects_loss(self.network.objects_out(features), *sample.objects)
             loss, report["objects_loss"] = loss + config.objects_weight * part, float(part.detach())
+        if config.objects_weight > 0 and sample.target is not None and sample.task is not None:
+            position, there = sample.target
+            found = self.network.target_out(context.asked.flatten(1))
+            part = objects_loss(found, position.unsqueeze(1), there.unsqueeze(1))
+            loss, report["target_loss"] = loss + config.objects_weight * part, float(part.detach())
         report["loss"] = float(loss.detach())
         return loss, report
 
@@ -214,18 +219,25 @@ class HybridPolicy(PreTrainedPolicy):
         self.train_step += 1
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """Groups: trunk (goal, frames, world stream), scaled by `trunk_lr_scale`, and action expert."""
-        trunk, expert = [], []
+        """Groups: language model, trunk (readouts, frames, world stream) and action expert.
+
+        The language model learns slowly. At the rate of the rest, and before the eyes tell colours apart, it
+        unlearns the difference between two colours and does not recover.
+        """
+        groups: dict[str, list[nn.Parameter]] = {"language": [], "trunk": [], "expert": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 is_expert = name.startswith("embodiments.") or ".streams.action" in name
-                (expert if is_expert else trunk).append(parameter)
-        lr, scale = self.config.optimizer_lr, self.config.trunk_lr_scale
-        groups = [
-            {"name": "trunk", "params": trunk, "lr": lr * scale, "lr_scale": scale},
-            {"name": "expert", "params": expert, "lr": lr, "lr_scale": 1.0},
+                is_language = name.startswith(LANGUAGE_MODEL)
+                groups["expert" if is_expert else "language" if is_language else "trunk"].append(parameter)
+        trunk = self.config.trunk_lr_scale
+        scales = {"language": trunk * self.config.goal_lr_scale, "trunk": trunk, "expert": 1.0}
+        lr = self.config.optimizer_lr
+        return [
+            {"name": name, "params": parameters, "lr": lr * scales[name], "lr_scale": scales[name]}
+            for name, parameters in groups.items()
+            if parameters
         ]
-        return [group for group in groups if group["params"]]
 
     # -- acting
     def reset(self) -> None:
@@ -325,7 +337,7 @@ class HybridPolicy(PreTrainedPolicy):
         of_adapter = "lora_" in name or (
             name.startswith("embodiments.") and not name.startswith(f"embodiments.{self.base_embodiment}.")
         )
-        return not of_adapter and not (self._goal_is_frozen and name.startswith(FROZEN_GOAL))
+        return not of_adapter and not (self._goal_is_frozen and name.startswith(LANGUAGE_MODEL))
 
     @classmethod
     def _load_as_safetensor(

@@ -27,6 +27,7 @@ class Context:
         prefix: keys and values of the context tokens.
         latents: (B, V·P, F) run-time latents of the newest frames, no gradient; the copy-last reference.
         online_latents: (B, V·P, F) the same by the encoder in training, with gradient.
+        asked: (B, V·P, F) what the goal readout found, with gradient.
         cameras: views present, in token order.
         state: (B, S) normalised, or None.
     """
@@ -34,6 +35,7 @@ class Context:
     prefix: Prefix
     latents: Tensor
     online_latents: Tensor
+    asked: Tensor
     cameras: tuple[str, ...]
     state: Tensor | None
 
@@ -87,6 +89,7 @@ class HybridNetwork(nn.Module):
         nn.init.zeros_(self.latent_out.bias)
         if config.objects_weight > 0:
             self.objects_out = nn.Linear(len(cameras) * tokens * size, 2 * config.objects_count)
+            self.target_out = nn.Linear(len(cameras) * tokens * size, 2)
 
     @property
     def trains_frames(self) -> bool:
@@ -125,11 +128,11 @@ class HybridNetwork(nn.Module):
         if online_pass and with_reference:
             frozen = self._target_latents(now)
         tokens, visible, goal = self._goal_tokens(sample, text_visible)
+        asked = {name: self.goal_readout[name](maps[name], goal) for name in now}
         for name in now:
             view = self.view_position[name]
             latent = self.latent_in(normalise_latents(latents[name]))
-            asked = self.goal_latent_in(self.goal_readout[name](maps[name], goal))
-            tokens += [latent + view[0], asked + view[1]]
+            tokens += [latent + view[0], self.goal_latent_in(asked[name]) + view[1]]
         state = None if sample.state is None else sample.state[:, 0]
         if state is not None:
             tokens.append((embodiment.state_in(state) + self.state_position).unsqueeze(1))
@@ -138,7 +141,7 @@ class HybridNetwork(nn.Module):
         if visible is not None:
             shown[:, : self.config.goal_tokens] = visible[:, None]
         prefix = self.streams.encode(joined, shown)
-        return Context(prefix, frozen, online, tuple(now), state)
+        return Context(prefix, frozen, online, torch.cat(list(asked.values()), dim=1), tuple(now), state)
 
     def _goal_tokens(
         self, sample: Sample, text_visible: Tensor | None

@@ -121,9 +121,10 @@ def _check_ranges(meta: Any, arm: DerivedArm, known: EmbodimentSpec) -> None:
             low[i] < joint.lower.value - slack or high[i] > joint.upper.value + slack
         ):
             raise DatasetError(
-                f"{meta.root}: {joint.name} was commanded to {low[i]:.0f} … {high[i]:.0f} deg, the {known.tag} reaches "
-                f"{joint.lower.value:.0f} … {joint.upper.value:.0f}; the arm was calibrated differently or the dataset "
-                f"is of another arm ({arm.robot_type}). Calibrate and record again"
+                f"{meta.root}: {joint.name} was commanded to {low[i]:.0f} … {high[i]:.0f} deg, "
+                f"the {known.tag} reaches {joint.lower.value:.0f} … {joint.upper.value:.0f}; "
+                f"the arm was calibrated differently or the dataset is of another arm ({arm.robot_type}). "
+                "Calibrate and record again"
             )
 
 

@@ -57,7 +57,7 @@ def get_recipe(name: str) -> Callable[..., Any]:
 
 
 def get_job(name: str) -> Callable[..., Path] | None:
-    """The recipe's `run(output, seed=, progress=, config=)`, which records, trains, evaluates and reports; or None."""
+    """The recipe's `run(output, seed=, progress=, config=)`, the whole job with its report; or None."""
     get_recipe(name)
     job: Callable[..., Path] | None = getattr(importlib.import_module(f"recipes.{name}"), JOB_FUNCTION, None)
     return job

@@ -9,7 +9,7 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
 from recipes.twin.job import Budget, run_job
 
-DEMONSTRATIONS, PLAY = 700, 320  # episodes
+DEMONSTRATIONS, PLAY = 1000, 400  # episodes
 HELD_OUT = 40  # last demonstrations, kept for the figures of the world stream
 ACTION_FREE = ("action", "observation.state", "task")
 
@@ -37,7 +37,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             StageConfig(
                 name="world",
                 samples=40_000,
-                batch_size=64,
+                batch_size=32,
                 lr=1e-3,
                 sources=[
                     DatasetSource(play, weight=0.6, drop=ACTION_FREE, embodiment="so101"),
@@ -49,7 +49,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             StageConfig(
                 name="policy",
                 samples=150_000,
-                batch_size=64,
+                batch_size=32,
                 lr=1e-3,
                 sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen)],
             ),

@@ -1,4 +1,4 @@
-"""The simulated SO-101 over three colours, moving light and cameras, with no privileged loss (about an hour)."""
+"""The simulated SO-101 under moving light and cameras, without a privileged loss (about an hour)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from recipes.so101_quickstart import recipe as quickstart
 from recipes.twin.job import Budget, run_job
 
 BUDGET = Budget(
-    demonstrations=1600, play=800, held_out=60, success=240, swapped=120, paraphrase=96, absent=48, two_stage=48,
-    decoder_steps=1500,
+    demonstrations=1600, play=800, held_out=60, success=240, swapped=120, paraphrase=96, absent=48,
+    two_stage=48, decoder_steps=1500,
 )  # fmt: skip
 VARIATION = Variation(num_colours=3, light_strength=0.6, camera_jitter=0.5)
 

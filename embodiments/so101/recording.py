@@ -72,6 +72,8 @@ def dataset_features(image_size: int) -> dict[str, dict[str, Any]]:
     objects = [f"{colour}.{axis}" for colour in COLOURS for axis in ("x", "y")]
     features["privileged.objects"] = {"dtype": "float32", "shape": (len(objects),), "names": objects}
     features["privileged.present"] = {"dtype": "float32", "shape": (len(COLOURS),), "names": list(COLOURS)}
+    named = ["x", "y", "present"]
+    features["privileged.target"] = {"dtype": "float32", "shape": (len(named),), "names": named}
     return features
 
 
@@ -271,6 +273,7 @@ def _encoded(records: list[list[EpisodeRecord]]) -> list[EncodedEpisode]:
                 "action": record.action,
                 "privileged.objects": record.objects.reshape(length, -1),
                 "privileged.present": record.present.astype(np.float32),
+                "privileged.target": record.target,
             }
             histograms = {
                 f"observation.images.{name}": record.histograms[i] for i, name in enumerate(CAMERAS)

@@ -35,7 +35,8 @@ class Actor:
         """The actor saved in a `pretrained_model` folder (or under a hub id).
 
         Raises:
-            CheckpointError: there is no such policy. ConfigurationError: the coupling does not offer `imagine`.
+            CheckpointError: there is no such policy.
+            ConfigurationError: the coupling does not offer `imagine`.
         """
         try:
             policy = HybridPolicy.from_pretrained(folder)
@@ -55,12 +56,12 @@ class Actor:
         self.policy.config.imagine = imagine
 
     def check_rate(self, rate_hz: float) -> None:
-        """Raises `ConfigurationError` if the policy was trained at another rate: chunks count frames, not seconds."""
+        """Raises `ConfigurationError` for another rate than that of training: chunks count frames."""
         trained = self.policy.config.fps
         if trained is not None and abs(trained - rate_hz) > 0.02 * trained:
             raise ConfigurationError(
-                f"hybrid: the policy was trained at {trained:g} Hz and is asked to run at {rate_hz:g} Hz; its motions "
-                f"would be {rate_hz / trained:.1f} times as fast. Run it at {trained:g} Hz"
+                f"hybrid: the policy was trained at {trained:g} Hz and is asked to run at {rate_hz:g} Hz; "
+                f"its motions would be {rate_hz / trained:.1f} times as fast. Run it at {trained:g} Hz"
             )
 
     def batch(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> dict[str, Any]:
@@ -76,8 +77,8 @@ class Actor:
         missing = sorted(set(cameras) - set(pixels))
         if missing:
             raise CheckpointError(
-                f"hybrid: the policy looks through cameras {sorted(cameras)}, the environment has {sorted(pixels)}; "
-                f"missing {missing}. Evaluate it where it was trained, or rename the cameras"
+                f"hybrid: the policy looks through cameras {sorted(cameras)}, the environment has "
+                f"{sorted(pixels)}; missing {missing}. Evaluate it where it was trained, or rename cameras"
             )
         raw: dict[str, Any] = {
             key: torch.from_numpy(np.ascontiguousarray(pixels[name])).permute(0, 3, 1, 2)
@@ -113,7 +114,7 @@ class Actor:
     def measure_latency(
         self, pixels: dict[str, np.ndarray], state: np.ndarray, text: str, repeats: int = 60
     ) -> dict[str, float]:
-        """Milliseconds from one observation to one chunk in physical units, {"p50", "p95"}, after five warm-ups."""
+        """Milliseconds from one observation to one physical chunk, {"p50", "p95"}, after five warm-ups."""
         self.policy.eval()
         kept = self.chunk_seconds
         self.chunk_seconds = []

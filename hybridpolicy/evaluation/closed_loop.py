@@ -105,7 +105,7 @@ def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[bool]:
 def _observed(
     observation: dict[str, Any], features_map: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """LeRobot's raw observation → {camera: (N, H, W, 3)} under the policy's camera names, and state (N, S)."""
+    """LeRobot's raw observation → {camera: (N, H, W, 3)} by the policy's names, and state (N, S)."""
     pixels = observation["pixels"]
     views = pixels if isinstance(pixels, dict) else {"": pixels}
     named = {}

@@ -15,7 +15,7 @@ from hybridpolicy.training.trainer import Trainer, TrainProgress, TrainSummary
 
 
 def labelled_source(config: TrainConfig) -> DatasetSource:
-    """The dataset whose features, names, rate and statistics the policy takes: the last stage's first with actions.
+    """The dataset whose features, rate and statistics the policy takes: the last stage's first with actions.
 
     Raises:
         ConfigurationError: no stage has actions to learn from.

@@ -89,7 +89,8 @@ def train(config: Any, *, resume: bool, job: Callable[..., Path] | None = None) 
     from recipes.commands.progress import follow_training, progress
 
     if job is not None:
-        print(f"report:  {job(Path(config.output_dir).parent, seed=config.seed, progress=progress, config=config)}")
+        page = job(Path(config.output_dir).parent, seed=config.seed, progress=progress, config=config)
+        print(f"report:  {page}")
         return 0
 
     with follow_training() as show:

@@ -1,4 +1,4 @@
-"""One whole job on the twin: record, train, evaluate, report. The quickstart and the longer recipe both run it."""
+"""One whole job on the twin: record, train, evaluate, report. Quickstart and longer recipe both run it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +226,6 @@ def next_steps(summary: TrainSummary) -> list[dict[str, str]]:
         {"title": "Measure it again, imagining first",
          "command": f"hybridpolicy eval --policy {policy} --env so101_twin --imagine always"},
         {"title": "The same through LeRobot's own command",
-         "command": f"lerobot-eval --policy.path={policy} --env.type=so101_twin --eval.batch_size=8 --eval.n_episodes=16"},
+         "command": f"lerobot-eval --policy.path={policy} --env.type=so101_twin --eval.batch_size=8"},
         {"title": "Train on your own recordings", "command": "hybridpolicy train --dataset path/to/dataset"},
     ]  # fmt: skip

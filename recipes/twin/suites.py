@@ -25,8 +25,8 @@ SEED = 50_000_000  # held-out resets start here; recordings use seeds far below
 class Played:
     """One episode as it went.
 
-    success: of each monitored task, the given one first. excursion_deg: largest departure of a body joint from
-    the start. frames: {camera: T pictures} where they were kept.
+    success: of each monitored task, the given one first. excursion_deg: largest departure of a body joint
+    from the start. frames: {camera: T pictures} where they were kept.
     """
 
     scenario: Scenario
@@ -44,7 +44,7 @@ def play(
     keep_frames: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Played]:
-    """Plays every scenario once with the actor, `TABLES` at a time; pictures are kept of the first `keep_frames`."""
+    """Plays every scenario once, `TABLES` at a time; pictures are kept of the first `keep_frames`."""
     actor.check_rate(SO101TwinVectorEnv.metadata["render_fps"])
     actor.policy.eval()
     played: list[Played] = []
@@ -123,7 +123,7 @@ def success_figures(played: Sequence[Played]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Suites:
-    """Scenarios of one evaluation; all scenes are held out, and `swapped` are those of `success` asked otherwise."""
+    """Scenarios of one evaluation, on held-out scenes; `swapped` are those of `success` asked otherwise."""
 
     success: list[Scenario]
     swapped: list[Scenario]
@@ -161,7 +161,7 @@ def _swap_kind(index: int, scenario: Scenario) -> str:
 
 def language_figures(swapped: Sequence[Played], paraphrase: Sequence[Played], absent: Sequence[Played],
                      normal: Sequence[Played]) -> dict[str, Any]:  # fmt: skip
-    """The report's `language`. Swapped episodes are those where both blocks of the scene could have been meant."""
+    """The report's `language`."""
     followed = wilson_interval(sum(p.success[0] for p in swapped), len(swapped))
     original = wilson_interval(sum(p.success[1] for p in swapped), len(swapped))
     said = wilson_interval(sum(p.success[0] for p in paraphrase), len(paraphrase))

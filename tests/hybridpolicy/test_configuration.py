@@ -153,17 +153,20 @@ def test_what_lerobot_reads_by_name(make_config):
 
 
 def test_parameter_groups(make_policy):
-    groups = {
-        group["name"]: group
-        for group in make_policy(trunk_lr_scale=0.3, optimizer_lr=1e-3).get_optim_params()
-    }
-    assert groups.keys() == {"trunk", "expert"}
-    assert groups["trunk"]["lr"] == pytest.approx(3e-4)
-    assert groups["expert"]["lr"] == pytest.approx(1e-3)
-    policy = make_policy()
-    listed = [p for group in policy.get_optim_params() for p in group["params"]]
+    policy = make_policy(trunk_lr_scale=0.3, goal_lr_scale=0.1, optimizer_lr=1e-3)
+    groups = {group["name"]: group for group in policy.get_optim_params()}
+    rates = {name: group["lr"] for name, group in groups.items()}
+    assert rates == pytest.approx({"language": 3e-5, "trunk": 3e-4, "expert": 1e-3})
+    for group in groups.values():
+        assert group["lr"] == pytest.approx(1e-3 * group["lr_scale"])
+    listed = [p for group in groups.values() for p in group["params"]]
     assert len({id(p) for p in listed}) == len(listed)
     assert {id(p) for p in listed} == {id(p) for p in policy.parameters() if p.requires_grad}
+    expert = {id(p) for p in groups["expert"]["params"]}
+    for name, parameter in policy.named_parameters():
+        assert (id(parameter) in expert) == (".streams.action" in name or name.startswith("embodiments.")), (
+            name
+        )
 
 
 def test_the_configuration_imports_no_models_and_no_simulator():

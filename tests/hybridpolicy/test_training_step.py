@@ -37,7 +37,8 @@ def test_ten_steps_on_one_batch_lower_the_loss(make_policy, make_batch, train_st
 def test_gradients_reach_every_live_weight(make_policy, make_batch, coupling, law):
     fields = {"objects_weight": 1.0, "objects_count": 2, "rtc_share": 0.5}
     policy = make_policy(coupling=coupling, action_law=law, world_law=law, **fields).train()
-    privileged = {"privileged.objects": torch.rand(32, 4), "privileged.present": torch.ones(32, 2)}
+    objects = {"privileged.objects": torch.rand(32, 4), "privileged.present": torch.ones(32, 2)}
+    privileged = objects | {"privileged.target": torch.rand(32, 3) + 0.5}
     loss, _ = policy.forward(make_batch(32) | privileged)
     loss.backward()
     dead = [

@@ -16,6 +16,7 @@ import numpy as np
 
 from embodiments.so101 import constants as c
 from embodiments.so101.twin.episode import Episode
+from embodiments.so101.twin.language import COLOURS
 from embodiments.so101.twin.play import PlayController
 from embodiments.so101.twin.scenario import Scenario, make_scenario
 from embodiments.so101.twin.simulation import CAMERAS
@@ -80,6 +81,7 @@ class EpisodeRecord:
     action: np.ndarray  # (L, 6) float32
     objects: np.ndarray  # (L, K, 2) float32
     present: np.ndarray  # (L, K) bool
+    target: np.ndarray  # (L, 3) float32: x, y and presence of the block the instruction names, zeros for none
     histograms: np.ndarray  # (C, 3, 256) int64, of each camera's channels
 
 
@@ -154,7 +156,8 @@ class ShardRecorder:
             touching = bool(self._episode.simulation.table_state().touching.any())
             self._episode.advance(action if calm else action + burst.draw(allowed=not touching))
             tail -= int(self._episode.success)
-        return columns.finish(self._episode.success, scenario.family, scenario.instruction)
+        named = None if scenario.task.second else COLOURS.index(scenario.task.colour)  # two stages name two
+        return columns.finish(self._episode.success, scenario.family, scenario.instruction, named)
 
     def _play(self, seed: int) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
         columns = _Columns()
@@ -166,7 +169,7 @@ class ShardRecorder:
             )
             columns.add(self._episode, action)
             simulation.tick(action)
-        return columns.finish(True, PLAY_TASK, PLAY_TASK)
+        return columns.finish(True, PLAY_TASK, PLAY_TASK, None)
 
 
 class _NoiseBurst:
@@ -207,21 +210,29 @@ class _Columns:
         self._objects.append(objects)
         self._present.append(present)
 
-    def finish(self, success: bool, family: str, task: str) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
+    def finish(
+        self, success: bool, family: str, task: str, named: int | None
+    ) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
+        """The record and its pictures; `named` is the slot of the block the instruction names."""
         histograms = np.zeros((len(CAMERAS), 3, 256), dtype=np.int64)
         if success:
             for camera, pictures in enumerate(self._pictures):
                 stacked = np.stack(pictures)
                 for channel in range(3):
                     histograms[camera, channel] = np.bincount(stacked[..., channel].ravel(), minlength=256)
+        objects, present = np.stack(self._objects), np.stack(self._present)
+        target = np.zeros((len(objects), 3), dtype=np.float32)
+        if named is not None:
+            target[:, :2], target[:, 2] = objects[:, named], present[:, named]
         record = EpisodeRecord(
             success,
             family,
             task,
             np.stack(self._state),
             np.stack(self._action),
-            np.stack(self._objects),
-            np.stack(self._present),
+            objects,
+            present,
+            target,
             histograms,
         )
         return record, self._pictures

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
+SO101_TASKS = ("touch", "push", "bin", "absent")
 
 
-def demonstrate_so101(root: Path, tasks: str | None, episodes: int, seed: int, progress: Progress) -> Any:
-    """Demonstrations of the simulated SO-101 by its scripted expert."""
+@dataclass(frozen=True)
+class Recorded:
+    """What a recording holds; `failures` are attempts left out, per task."""
+
+    episodes: int
+    frames: int
+    failures: Mapping[str, int]
+
+
+def demonstrate_so101(
+    root: Path, tasks: str | None, episodes: int, seed: int, progress: Progress
+) -> Recorded:
+    """Demonstrations of the simulated SO-101 by its scripted expert, families drawn alike."""
     from embodiments.so101.recording import record_demonstrations
 
-    chosen: dict[str, Any] = {"tasks": tasks} if tasks else {}
-    return record_demonstrations(root, episodes_per_task=episodes, seed=seed, progress=progress, **chosen)
+    families = tuple(tasks.split(",")) if tasks else SO101_TASKS
+    weights = dict.fromkeys(families, 1.0)
+    summary = record_demonstrations(
+        root, episodes * len(families), seed=seed, weights=weights, progress=progress
+    )
+    return Recorded(summary.num_episodes, summary.num_frames, summary.failures)
 
 
-def demonstrate_metaworld(root: Path, tasks: str | None, episodes: int, seed: int, progress: Progress) -> Any:
+def demonstrate_metaworld(
+    root: Path, tasks: str | None, episodes: int, seed: int, progress: Progress
+) -> Recorded:
     """Demonstrations by Meta-World's own scripted experts."""
     from embodiments.metaworld.recording import record_metaworld
 
-    chosen: dict[str, Any] = {"tasks": tasks} if tasks else {}
-    return record_metaworld(root, episodes_per_task=episodes, seed=seed, **chosen)
+    summary = record_metaworld(root, tasks or "mt8", episodes, seed)
+    return Recorded(sum(summary.episodes.values()), sum(summary.frames.values()), summary.failures)
 
 
-def play_so101(root: Path, episodes: int, seed: int, progress: Progress) -> Any:
+def play_so101(root: Path, episodes: int, seed: int, progress: Progress) -> Recorded:
     """Aimless play of the simulated SO-101."""
     from embodiments.so101.recording import record_play
 
-    return record_play(root, episodes=episodes, seed=seed, progress=progress)
+    summary = record_play(root, episodes, seed, progress=progress)
+    return Recorded(summary.num_episodes, summary.num_frames, {})
 
 
 DEMONSTRATE = {"so101": demonstrate_so101, "metaworld": demonstrate_metaworld}

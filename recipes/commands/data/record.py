@@ -34,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     with progress("recording", total=args.episodes, unit="episodes") as bar:
         summary = DEMONSTRATE[args.arm](Path(args.output), args.tasks, args.episodes, args.seed, bar.update)
-    for task, kept in summary.episodes.items():
-        left_out = summary.failures.get(task, 0)
-        print(f"{task}: {kept} episodes, {summary.frames[task]} frames; {left_out} failed attempts left out")
+    left_out = ", ".join(f"{count} of {task}" for task, count in summary.failures.items() if count) or "none"
+    print(f"{summary.episodes} episodes, {summary.frames} frames; failed attempts left out: {left_out}")
     print(f"dataset: {args.output}")
     return 0

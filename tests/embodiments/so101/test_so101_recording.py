@@ -105,6 +105,7 @@ def test_columns_are_those_of_a_recorded_follower(dataset):
     item = dataset[0]
     assert item["observation.images.wrist"].shape == (3, 96, 96)
     assert item["privileged.objects"].shape == (8,)
+    assert item["privileged.target"].shape == (3,)
     assert item["task"].split()
 
 
@@ -199,6 +200,7 @@ def test_tables_have_the_columns_of_lerobots_own_writer(recorded, dataset, playe
                 "action": record.action[frame],
                 "privileged.objects": record.objects[frame].reshape(-1),
                 "privileged.present": record.present[frame].astype(np.float32),
+                "privileged.target": record.target[frame],
                 "task": record.task,
             }
         )

@@ -88,7 +88,7 @@ def test_a_smaller_report_needs_only_what_it_promises(tmp_path: Path, report: di
         ("world.skill_by_offset", [0.4], r"world\.skill_by_offset is \[0\.4\]; needed is a dict"),
         ("options", "privileged", r"options is 'privileged'; needed is a list"),
         ("phases", [{"name": "a"}], r"phases\[0\]\.seconds is missing"),
-        ("language.folowed", 0.9, r"language\.folowed is unknown; allowed are .*followed"),
+        ("language.obeyed", 0.9, r"language\.obeyed is unknown; allowed are .*followed"),
         ("success.low", 0.95, r"success has rate 0\.895833 in \[0\.95, "),
         ("two_stage.high", 1.2, r"two_stage has rate"),
         ("success.episodes", 50, r"success\.episodes is 50, its tasks add up to 48"),
