@@ -107,8 +107,12 @@ class GoalEncoder(nn.Module):
             )
         self._keep_language_layers(config.goal_layers)
         hidden = self.model.config.get_text_config().hidden_size
-        self.queries = nn.Parameter(torch.randn(config.goal_tokens, hidden) * 0.02)
+        self.queries = nn.Parameter(torch.randn(config.goal_tokens, hidden))
         self.pool = nn.MultiheadAttention(hidden, num_heads=4, batch_first=True)
+        with (
+            torch.no_grad()
+        ):  # attention sharp from the start: an average over all words hides the one that differs
+            self.pool.in_proj_weight[: 2 * hidden] *= 1.7
         self.project = nn.Linear(hidden, config.width)
         self.norm = nn.LayerNorm(config.width)
         if self.insulated:
@@ -165,7 +169,7 @@ class GoalEncoder(nn.Module):
         pooled, _ = self.pool(
             queries, hidden, hidden, key_padding_mask=tokens["attention_mask"] == 0, need_weights=False
         )
-        return self.norm(self.project(pooled + queries))
+        return self.norm(self.project(pooled))
 
     def _note_unknown(self, texts: list[str], input_ids: Tensor) -> None:
         unknown_id = self.tokenizer.unk_token_id

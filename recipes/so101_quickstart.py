@@ -48,10 +48,10 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             ),
             StageConfig(
                 name="policy",
-                samples=150_000,
+                samples=130_000,
                 batch_size=32,
                 lr=1e-3,
-                sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen)],
+                sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen, onset_share=0.4)],
             ),
         ],
         output_dir=f"{root}/train",

@@ -48,6 +48,9 @@ class DatasetSource:
     drop: columns treated as not recorded; ("action", "observation.state", "task") makes it action-free video.
     cameras: observation keys to read; empty reads every camera the policy has.
     episodes: episodes to sample from; empty samples from all.
+    onset_share: share of samples drawn from the first `onset_frames` frames of an episode, where the arm does
+        not yet give away what was asked. Drawn evenly, those frames are rare, and a policy learns to read the arm's
+        heading instead of the instruction.
     """
 
     root: str
@@ -57,6 +60,8 @@ class DatasetSource:
     embodiment: str = "arm"
     cameras: tuple[str, ...] = ()
     episodes: tuple[int, ...] = ()
+    onset_share: float = 0.0
+    onset_frames: int = 3
 
     def __post_init__(self) -> None:
         where = f"dataset source {self.root or self.repo_id!r}"
@@ -71,6 +76,8 @@ class DatasetSource:
         _check(where, "weight", self.weight, ok, "must be above 0; leave the source out to switch it off")
         for column in self.drop:
             _check_choice(where, "drop", column, DROPPABLE)
+        _check(where, "onset_share", self.onset_share, _is_between(self.onset_share, 0, 1), "allowed 0 … 1")
+        _check(where, "onset_frames", self.onset_frames, _is_count(self.onset_frames), "must be 1 or more")
 
 
 @dataclass(frozen=True)

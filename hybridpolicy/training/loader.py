@@ -93,6 +93,7 @@ class SourceReader:
         self._first_row = np.repeat(cache.episode_from, lengths)
         self._last_row = np.repeat(cache.episode_to - 1, lengths)
         self._rows = self._sampled_rows()
+        self._onsets = self._rows[self._rows - self._first_row[self._rows] < source.onset_frames]
 
     def _sampled_rows(self) -> NDArray[np.int64]:
         chosen = self.source.episodes or range(self.cache.num_episodes)
@@ -114,8 +115,12 @@ class SourceReader:
         return "action" in self._columns
 
     def draw_rows(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """(count,) dataset rows, uniform over the frames of the chosen episodes."""
-        return self._rows[rng.integers(0, len(self._rows), count)]
+        """(count,) dataset rows, uniform over the frames of the chosen episodes, but for the source's onset share."""
+        rows = self._rows[rng.integers(0, len(self._rows), count)]
+        if not self.source.onset_share:
+            return rows
+        at_onset = rng.random(count) < self.source.onset_share
+        return np.where(at_onset, self._onsets[rng.integers(0, len(self._onsets), count)], rows)
 
     def gather(self, rows: NDArray[np.int64], *, world: bool) -> Batch:
         """Windows around `rows` (B,), as LeRobot's loader gives them; n = 1 without `world`.

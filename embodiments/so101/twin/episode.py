@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embodiments.so101.twin.expert import expert_action
-from embodiments.so101.twin.language import COLOURS
+from embodiments.so101.twin.language import COLOURS, Task
 from embodiments.so101.twin.monitor import TaskMonitor
 from embodiments.so101.twin.scenario import Scenario
 from embodiments.so101.twin.simulation import SimulationState, TwinSimulation
@@ -73,9 +73,17 @@ class Episode:
         """Lay out the scene of `scenario`."""
         self._scenario = scenario
         self.simulation.reset(draw_layout(scenario.seed, scenario.variation))
-        first = self.simulation.table_state()
-        self._monitors = tuple(TaskMonitor(task, first) for task in (scenario.task, *scenario.monitor))
+        self._monitors = self._watch(scenario)
         self.step = 0
+
+    def restart_task(self) -> None:
+        """Give the task anew, to the table as it is now: monitors and the step counter begin again."""
+        self._monitors = self._watch(self.scenario)
+        self.step = 0
+
+    def _watch(self, scenario: Scenario) -> tuple[TaskMonitor, ...]:
+        first = self.simulation.table_state()
+        return tuple(TaskMonitor(task, first) for task in (scenario.task, *scenario.monitor))
 
     def advance(self, action: np.ndarray) -> None:
         """One tick towards `action` (6,) in reported degrees and percent."""
@@ -85,11 +93,11 @@ class Episode:
         for monitor in self._monitors:
             monitor.update(state)
 
-    def expert_action(self) -> np.ndarray:
-        """What the expert does now, as reported targets (6,) float32."""
+    def expert_action(self, task: Task | None = None) -> np.ndarray:
+        """What the expert does now, as reported targets (6,) float32; for another task if one is given."""
         layout = self.simulation.layout
         assert layout is not None
-        target = expert_action(self.simulation.table_state(), self.scenario.task, layout.expert_speed)
+        target = expert_action(self.simulation.table_state(), task or self.scenario.task, layout.expert_speed)
         return self.simulation.true_to_reported(target).astype(np.float32)
 
     def pictures(self) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from embodiments.so101 import constants as c
 from embodiments.so101.twin.episode import Episode
 from embodiments.so101.twin.language import COLOURS
 from embodiments.so101.twin.play import PlayController
-from embodiments.so101.twin.scenario import Scenario, make_scenario
+from embodiments.so101.twin.scenario import Scenario, make_scenario, swap
 from embodiments.so101.twin.simulation import CAMERAS
 from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.workers import serve
@@ -27,6 +27,13 @@ DEMONSTRATION_SEEDS = 1_000_000_000  # scene seeds of recordings start here; eva
 PLAY_SEEDS = 5_000_000_000
 SEEDS_PER_SHARD = 100_000
 TAIL_TICKS = 3  # recorded after success: the expert goes on past the boundary of success
+# Kept of a demonstration of holding still. All its frames show the rest pose, where other demonstrations
+# spend one tick: kept whole, most of what is ever shown there is holding, and a policy learns to hold always.
+HOLDING_TICKS = 5
+# Before a share of the demonstrations the arm is already under way, to do something else with another block, when
+# it is told the task. From the rest pose alone, where the arm is heading gives the named block away, and a policy
+# learns to read the arm instead of the instruction.
+INTERRUPTED_SHARE, INTERRUPTED_TICKS = 0.6, (2, 12)
 VIDEO_OPTIONS = {"preset": "veryfast", "crf": "16", "g": "2", "bf": "0", "threads": "1"}
 VIDEO_CODEC = "h264"
 # Full chroma: blocks are 7 pixels wide and told apart by colour; 4:2:0 costs 6 dB here for the same bytes.
@@ -147,6 +154,8 @@ class ShardRecorder:
         self, scenario: Scenario, rng: np.random.Generator
     ) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
         columns = _Columns()
+        if scenario.family != "absent" and rng.random() < INTERRUPTED_SHARE:
+            self._interrupt(scenario, rng)
         burst = _NoiseBurst(self._request.noise, rng)
         tail = TAIL_TICKS
         while tail >= 0 and not (self._episode.truncated and not self._episode.success):
@@ -156,8 +165,17 @@ class ShardRecorder:
             touching = bool(self._episode.simulation.table_state().touching.any())
             self._episode.advance(action if calm else action + burst.draw(allowed=not touching))
             tail -= int(self._episode.success)
+        if scenario.family == "absent":
+            columns.keep_first(HOLDING_TICKS)
         named = None if scenario.task.second else COLOURS.index(scenario.task.colour)  # two stages name two
         return columns.finish(self._episode.success, scenario.family, scenario.instruction, named)
+
+    def _interrupt(self, scenario: Scenario, rng: np.random.Generator) -> None:
+        """Lets the expert do another task with another block for a moment, unrecorded, then gives it `scenario`."""
+        other = swap(scenario, "colour").task
+        for _ in range(int(rng.integers(*INTERRUPTED_TICKS))):
+            self._episode.advance(self._episode.expert_action(other))
+        self._episode.restart_task()
 
     def _play(self, seed: int) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
         columns = _Columns()
@@ -209,6 +227,11 @@ class _Columns:
         self._action.append(action)
         self._objects.append(objects)
         self._present.append(present)
+
+    def keep_first(self, ticks: int) -> None:
+        """Forgets every frame after the first `ticks`."""
+        for column in (self._state, self._action, self._objects, self._present, *self._pictures):
+            del column[ticks:]
 
     def finish(
         self, success: bool, family: str, task: str, named: int | None
