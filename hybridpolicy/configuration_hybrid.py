@@ -86,7 +86,7 @@ class HybridConfig(PreTrainedConfig):
     # -- training
     action_step_decay: float = 0.85  # weight of each action in the loss, relative to the one before
     world_share: float = 0.25  # share of micro-batches that carry future frames and the world loss
-    world_weight: float = 0.5
+    world_weight: float = 0.25
     collapse_weight: float = 0.05
     text_dropout: float = 0.05
     rtc_share: float = 0.1  # samples whose first actions are given clean (training-time RTC)

@@ -16,15 +16,19 @@ def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
     return (value * weight).sum() / weight.sum().clamp_min(1.0)
 
 
-def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor, law: str) -> Tensor:
+def action_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, weight: Tensor, steps: Tensor, law: str
+) -> Tensor:
     """Scalar: L1 for regression, velocity-weighted squared error for flow.
 
     Args:
-        predicted, target: (B, T, A). valid: (B, T) bool. weight: (B, T), mean about 1.
+        predicted, target: (B, T, A). valid: (B, T) bool. weight: (B, T), from `flow.flow_weight`.
+        steps: (T,) from `step_weights`; only the ratio of those that are valid counts.
     """
     error = predicted.float() - target
     error = error.abs() if law == "regress" else error.square()
-    return masked_mean(error * weight.unsqueeze(-1), valid.unsqueeze(-1))
+    share = masked_mean(steps.expand(valid.shape), valid).clamp_min(1e-6)
+    return masked_mean(error * (weight * steps).unsqueeze(-1), valid.unsqueeze(-1)) / share
 
 
 def step_weights(chunk_size: int, decay: float) -> Tensor:
@@ -33,18 +37,28 @@ def step_weights(chunk_size: int, decay: float) -> Tensor:
     return weights / weights.mean()
 
 
-def world_loss(predicted: Future, target: Future, valid: Tensor, weight: Tensor) -> Tensor:
-    """Scalar squared error of latents and of the state token.
+def world_loss(predicted: Future, target: Future, now: Future, valid: Tensor, weight: Tensor) -> Tensor:
+    """Scalar: squared error of latents and state, as shares of how much they changed since now.
+
+    1 is copying. Divided so, the loss keeps its size whatever share of the latents stands still: as a plain
+    mean it shrank to a hundredth of the action loss, and nothing was learned from it.
 
     Args:
+        now: what copying would predict, (B, 1, V·P, F) and (B, 1, S).
         valid: (B, H, V·P) bool, frames that are real and samples that carry the loss. weight: (B,).
     """
     scale = weight[:, None, None, None]
-    loss = masked_mean((predicted.latents - target.latents).square() * scale, valid.unsqueeze(-1))
-    if predicted.state is not None and target.state is not None:
-        error = (predicted.state - target.state).square() * weight[:, None, None]
-        loss = loss + 0.25 * masked_mean(error, valid.any(dim=-1, keepdim=True))
+    loss = _share_of_change(predicted.latents, target.latents, now.latents, valid.unsqueeze(-1), scale)
+    if predicted.state is not None and target.state is not None and now.state is not None:
+        seen = valid.any(dim=-1, keepdim=True)
+        scale = weight[:, None, None]
+        loss = loss + 0.5 * _share_of_change(predicted.state, target.state, now.state, seen, scale)
     return loss
+
+
+def _share_of_change(predicted: Tensor, target: Tensor, now: Tensor, valid: Tensor, scale: Tensor) -> Tensor:
+    change = masked_mean((target - now).square(), valid).clamp_min(1e-3)
+    return masked_mean((predicted - target).square() * scale, valid) / change
 
 
 def world_skill(predicted: Tensor, target: Tensor, last: Tensor, valid: Tensor) -> list[float]:

@@ -13,25 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
-from hybridpolicy.context import Sample, present
+from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import CheckpointError, ConfigurationError, NonFiniteError
 from hybridpolicy.fingerprint import fingerprint
-from hybridpolicy.flow import CounterNoise, corrupt, flow_weight
-from hybridpolicy.frames import collapse_penalty, normalise_latents
-from hybridpolicy.losses import (
-    action_loss,
-    frame_validity,
-    objects_loss,
-    step_weights,
-    token_validity,
-    world_loss,
-    world_skill,
-)
-from hybridpolicy.network import Context, Future, HybridNetwork
-from hybridpolicy.plan import TrainingPlan, training_plan
+from hybridpolicy.flow import CounterNoise
+from hybridpolicy.network import Context, HybridNetwork
+from hybridpolicy.objective import Objective
 from hybridpolicy.queries import Queries
 from hybridpolicy.rate import RateWatch
 from hybridpolicy.statistics import relative_action_std
@@ -120,98 +110,8 @@ class HybridPolicy(PreTrainedPolicy):
                 "hybrid: a micro-batch has neither actions nor future frames, or coupling = "
                 f"{self.config.coupling} trains no world prior; give it labelled data or another coupling"
             )
-        noise = CounterNoise(self.config.seed, step, sample.index)
-        plan = training_plan(self.config, row, noise, labelled, future)
-        shown = (
-            noise.uniform("text", 1)[:, 0] >= self.config.text_dropout if sample.task is not None else None
-        )
-        context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
-        return self._losses(sample, plan, noise, context, future)
-
-    def _losses(
-        self, sample: Sample, plan: TrainingPlan, noise: CounterNoise, context: Context, future: bool
-    ) -> tuple[Tensor, dict[str, float]]:
-        config, report = self.config, {}
-        target = self.network.encode_future(sample) if future else None
-        goal_action = self.embodiment.to_network(sample.action, context.state) if plan.action else None
-        predicted, chunk = self._predict(sample, plan, noise, context, target, goal_action)
-        loss = config.collapse_weight * collapse_penalty(context.online_latents)
-        if plan.action:
-            valid = plan.action_loss & sample.action_valid
-            weight = flow_weight(plan.action_tau, config.action_law)
-            weight = weight * step_weights(config.chunk_size, config.action_step_decay).to(weight.device)
-            part = action_loss(chunk, goal_action, valid, weight, config.action_law)
-            loss, report["action_loss"] = loss + part, float(part.detach())
-        if future:
-            frames = frame_validity(sample.frame_valid, context, config.tokens_per_view)
-            valid = frames & plan.world_loss[:, None, None]
-            part = world_loss(predicted, target, valid, flow_weight(plan.world_tau, config.world_law))
-            loss, report["world_loss"] = loss + config.world_weight * part, float(part.detach())
-            with torch.no_grad():
-                skill = world_skill(predicted.latents, target.latents, context.latents, valid)
-            report |= {f"world_skill_{k}": s for k, s in zip(config.world_offsets, skill, strict=True)}
-            if sample.size > 1:
-                report["latent_deviation"] = float(context.latents.std(dim=0).min())
-        if config.objects_weight > 0 and sample.objects is not None:
-            features = normalise_latents(context.online_latents).flatten(1)
-            part = objects_loss(self.network.objects_out(features), *sample.objects)
-            loss, report["objects_loss"] = loss + config.objects_weight * part, float(part.detach())
-        if config.objects_weight > 0 and sample.target is not None and sample.task is not None:
-            position, there = sample.target
-            found = self.network.target_out(context.asked.flatten(1))
-            part = objects_loss(found, position.unsqueeze(1), there.unsqueeze(1))
-            loss, report["target_loss"] = loss + config.objects_weight * part, float(part.detach())
-        report["loss"] = float(loss.detach())
-        return loss, report
-
-    def _predict(
-        self,
-        sample: Sample,
-        plan: TrainingPlan,
-        noise: CounterNoise,
-        context: Context,
-        target: Future | None,
-        goal_action: Tensor | None,
-    ) -> tuple[Future | None, Tensor | None]:
-        """One pass over the tokens the plan asks for: predicted future and predicted chunk."""
-        network, embodiment, config = self.network, self.embodiment, self.config
-        world = action = None
-        # Padded tokens are absent, unless they are masked and show nothing of the padding.
-        world_there = action_there = plan.action_visible.new_ones(sample.size, 0)
-        if plan.world:
-            start = network.start_future(context)
-            x = start if target is None else self._corrupt_future(plan, noise, start, target)
-            world = network.world_tokens(x, plan.world_tau, context, embodiment)
-            world_there = (plan.world_tau == 0)[:, None].expand(world.shape[:2])
-            if target is not None:
-                world_there = world_there | token_validity(sample, context, config.tokens_per_view)
-        if plan.action:
-            epsilon = noise.normal("action", *goal_action.shape[1:]) if config.action_law == "flow" else None
-            x = corrupt(goal_action, plan.action_tau, embodiment.action_mask, epsilon)
-            action = network.action_tokens(x, plan.action_tau, embodiment)
-            action_there = sample.action_valid | (plan.action_tau == 0)
-        mask = network.visibility(plan, context, world_there, action_there)
-        world_out, action_out, _ = network.streams(world, action, context.prefix, mask)
-        future = None if world_out is None else network.read_world(world_out, context, embodiment)
-        chunk = None if action_out is None else embodiment.action_out(action_out)
-        return future, chunk
-
-    def _corrupt_future(
-        self, plan: TrainingPlan, noise: CounterNoise, start: Future, target: Future
-    ) -> Future:
-        """Targets at their flow time; clean ones jittered by s·ε, as an imagined latent is never exact."""
-        shape = target.latents.shape[1:]
-        flow = self.config.world_law == "flow"
-        tau = plan.world_tau[:, None, None]
-        epsilon = noise.normal("world", *shape) if flow else None
-        latents = corrupt(target.latents, tau.expand(-1, *shape[:2]), self.network.latent_mask, epsilon)
-        if bool(plan.world_jitter.any()):
-            latents = latents + plan.world_jitter[:, None, None, None] * noise.normal("jitter2", *shape)
-        if target.state is None:
-            return Future(latents, None)
-        epsilon = noise.normal("wstate", *target.state.shape[1:]) if flow else None
-        expanded = plan.world_tau[:, None].expand(-1, shape[0])
-        return Future(latents, corrupt(target.state, expanded, self.network.state_mask, epsilon))
+        objective = Objective(self.network, self.embodiment, self.config)
+        return objective(sample, step, labelled, future)
 
     def update(self) -> None:
         """After every optimizer step: the target frame encoder follows, the noise counter advances."""

@@ -16,6 +16,7 @@ import torch
 from hybridpolicy.training.config import TrainConfig
 from hybridpolicy.training.run import train_recipe
 from hybridpolicy.training.trainer import TrainSummary
+from recipes.commands.progress import follow_training
 
 
 @dataclass
@@ -37,12 +38,10 @@ class Phases:
         return time.perf_counter() - self.started
 
 
-def train(config: TrainConfig, progress: Any) -> TrainSummary:
-    """Trains under one bar over all samples, going on from a checkpoint that is already there."""
-    with progress(f"training {config.name}", config.total_samples, "samples") as bar:
-        return train_recipe(
-            config, lambda event: bar.update(event.done, event.total, f"loss {event.loss:.3f}")
-        )
+def train(config: TrainConfig) -> TrainSummary:
+    """Trains under a bar for each stage, going on from a checkpoint that is already there."""
+    with follow_training() as show:
+        return train_recipe(config, show)
 
 
 def describe_run(config: TrainConfig, summary: TrainSummary) -> dict[str, Any]:

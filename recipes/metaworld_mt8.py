@@ -65,7 +65,7 @@ def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | Non
             record_metaworld(root, "mt8", DEMONSTRATIONS, seed=seed, settings=settings)
             bar.advance()
     with phases.phase("train"):
-        summary = train(config, progress)
+        summary = train(config)
     with phases.phase("evaluate"), progress("evaluating mt8", EPISODES * len(MT8), "episodes") as bar:
         result = evaluate_policy(str(summary.policy_path), "hybrid_metaworld", tasks=tuple(MT8),
                                  episodes=EPISODES * len(MT8), seed=EVALUATION_SEED, progress=bar.update,

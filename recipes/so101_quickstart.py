@@ -36,7 +36,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
         stages=[
             StageConfig(
                 name="world",
-                samples=40_000,
+                samples=26_000,
                 batch_size=32,
                 lr=1e-3,
                 sources=[
@@ -48,7 +48,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             ),
             StageConfig(
                 name="policy",
-                samples=130_000,
+                samples=100_000,
                 batch_size=32,
                 lr=1e-3,
                 sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen, onset_share=0.4)],

@@ -20,7 +20,7 @@ def environment_config(env: str, tasks: tuple[str, ...] = (), **settings: Any) -
     Raises:
         ConfigurationError: no such environment type.
     """
-    importlib.import_module(PLUGIN)
+    importlib.import_module(PLUGIN).register(everything=True)
     from lerobot.envs.configs import EnvConfig
 
     known = EnvConfig.get_known_choices()

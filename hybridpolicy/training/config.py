@@ -49,8 +49,8 @@ class DatasetSource:
     cameras: observation keys to read; empty reads every camera the policy has.
     episodes: episodes to sample from; empty samples from all.
     onset_share: share of samples drawn from the first `onset_frames` frames of an episode, where the arm does
-        not yet give away what was asked. Drawn evenly, those frames are rare, and a policy learns to read the arm's
-        heading instead of the instruction.
+        not yet give away what was asked. Drawn evenly, those frames are rare, and a policy learns to read the
+        arm's heading instead of the instruction.
     """
 
     root: str

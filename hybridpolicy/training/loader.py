@@ -115,7 +115,7 @@ class SourceReader:
         return "action" in self._columns
 
     def draw_rows(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """(count,) dataset rows, uniform over the frames of the chosen episodes, but for the source's onset share."""
+        """(count,) dataset rows, uniform over the chosen episodes' frames but for the onset share."""
         rows = self._rows[rng.integers(0, len(self._rows), count)]
         if not self.source.onset_share:
             return rows
@@ -254,6 +254,9 @@ class Prefetcher:
                 continue
 
     def _fill(self) -> None:
+        # This thread would otherwise own as many OpenMP threads as the training step and fight it for the
+        # cores: on two cores a step took 1.5 times as long (torch keeps the number per thread).
+        torch.set_num_threads(1)
         try:
             for step in range(self._first, self._stop):
                 if self._closing.is_set():

@@ -16,6 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast, set_seed
 
 from hybridpolicy.training import nonfinite
+from hybridpolicy.training.allocator import keep_freed_memory
 from hybridpolicy.training.average import WeightAverage
 from hybridpolicy.training.checkpoint import PRETRAINED_DIR, CheckpointStore
 from hybridpolicy.training.config import StageConfig, TrainConfig
@@ -85,6 +86,7 @@ class Trainer:
         self.checkpoint = self.resumed_from = self.store.newest()
         if self.resumed_from is not None:
             check_same_run(self.resumed_from, self.config)
+        keep_freed_memory()
         self.accelerator = _make_accelerator(policy.config.device)
         self.policy = policy.train()
         groups = parameter_groups(policy.get_optim_params())

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints success per task."""
-    import lerobot_policy_hybrid  # noqa: F401  registers the policy and the environments
+    import lerobot_policy_hybrid
+
+    lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.evaluation import evaluate_policy
     from recipes.commands.progress import progress
 

@@ -84,7 +84,9 @@ def train(config: Any, *, resume: bool, job: Callable[..., Path] | None = None) 
         raise CommandError(
             f"{config.output_dir} holds no run to resume; leave out --resume, or give its folder as --output"
         )
-    import lerobot_policy_hybrid  # noqa: F401  registers the policy type
+    import lerobot_policy_hybrid
+
+    lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.training.run import train_recipe
     from recipes.commands.progress import follow_training, progress
 

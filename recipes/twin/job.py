@@ -66,7 +66,7 @@ def run_job(
     with phases.phase("record"):
         record(output / "data", budget, variation, seed, progress)
     with phases.phase("train"):
-        summary = train(config, progress)
+        summary = train(config)
     actor = Actor.load(summary.policy_path)
     with phases.phase("evaluate"):
         figures, clips = evaluate(actor, budget, variation, progress)

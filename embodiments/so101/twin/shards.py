@@ -30,9 +30,9 @@ TAIL_TICKS = 3  # recorded after success: the expert goes on past the boundary o
 # Kept of a demonstration of holding still. All its frames show the rest pose, where other demonstrations
 # spend one tick: kept whole, most of what is ever shown there is holding, and a policy learns to hold always.
 HOLDING_TICKS = 5
-# Before a share of the demonstrations the arm is already under way, to do something else with another block, when
-# it is told the task. From the rest pose alone, where the arm is heading gives the named block away, and a policy
-# learns to read the arm instead of the instruction.
+# Before a share of the demonstrations the arm is already under way to another block when it is told the
+# task. From the rest pose alone, where the arm is heading gives the named block away, and a policy learns to
+# read the arm instead of the instruction.
 INTERRUPTED_SHARE, INTERRUPTED_TICKS = 0.6, (2, 12)
 VIDEO_OPTIONS = {"preset": "veryfast", "crf": "16", "g": "2", "bf": "0", "threads": "1"}
 VIDEO_CODEC = "h264"
@@ -171,7 +171,7 @@ class ShardRecorder:
         return columns.finish(self._episode.success, scenario.family, scenario.instruction, named)
 
     def _interrupt(self, scenario: Scenario, rng: np.random.Generator) -> None:
-        """Lets the expert do another task with another block for a moment, unrecorded, then gives it `scenario`."""
+        """Lets the expert go for another block for a moment, unrecorded, then gives it `scenario`."""
         other = swap(scenario, "colour").task
         for _ in range(int(rng.integers(*INTERRUPTED_TICKS))):
             self._episode.advance(self._episode.expert_action(other))

@@ -211,3 +211,18 @@ def test_measured_loader_beats_lerobots(video_dataset, cache_dir):
     assert measured.num_cameras == 2
     assert measured.num_observation_frames == 3
     assert measured.ratio > 3  # by a factor of hundreds on an idle machine
+
+
+def test_the_onset_share_draws_the_moments_of_decision(video_dataset, tmp_path):
+    drawn = {}
+    for share in (0.0, 0.5, 1.0):
+        source = DatasetSource(str(video_dataset), onset_share=share, onset_frames=2)
+        reader = open_readers([source], Window((0,), (0,)), tmp_path)[0]
+        rows = reader.draw_rows(np.random.default_rng(0), 4000)
+        starts = reader.cache.episode_from[np.searchsorted(reader.cache.episode_to, rows, side="right")]
+        drawn[share] = float(np.mean(rows - starts < 2))
+    frames = reader.cache.num_frames
+    even = 2 * reader.cache.num_episodes / frames
+    assert drawn[0.0] == pytest.approx(even, abs=0.03)
+    assert drawn[0.5] == pytest.approx(0.5 + 0.5 * even, abs=0.03)
+    assert drawn[1.0] == 1.0

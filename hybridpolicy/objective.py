@@ -1,0 +1,154 @@
+"""What training minimises: one micro-batch to a loss and its parts, by the plan its coupling draws.
+
+Legend as in `network`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.context import Sample
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.embodiment import Embodiment
+from hybridpolicy.flow import CounterNoise, corrupt, flow_weight
+from hybridpolicy.frames import collapse_penalty, normalise_latents
+from hybridpolicy.losses import (
+    action_loss,
+    frame_validity,
+    objects_loss,
+    step_weights,
+    token_validity,
+    world_loss,
+    world_skill,
+)
+from hybridpolicy.network import Context, Future, HybridNetwork
+from hybridpolicy.plan import TrainingPlan, training_plan
+
+Part = tuple[Tensor, dict[str, float]]
+"""A weighted term of the loss, and what is reported of it."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The training objective of one network in the body of one arm."""
+
+    network: HybridNetwork
+    embodiment: Embodiment
+    config: HybridConfig
+
+    def __call__(self, sample: Sample, step: int, labelled: bool, future: bool) -> Part:
+        """Returns the loss and its parts.
+
+        Args:
+            step: of the noise. labelled: actions are there to learn from. future: so are future frames.
+        """
+        config = self.config
+        noise = CounterNoise(config.seed, step, sample.index)
+        plan = training_plan(config, COUPLINGS[config.coupling], noise, labelled, future)
+        shown = None
+        if sample.task is not None:
+            shown = noise.uniform("text", 1)[:, 0] >= config.text_dropout
+        context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
+        target = self.network.encode_future(sample) if future else None
+        wanted = self.embodiment.to_network(sample.action, context.state) if plan.action else None
+        predicted, chunk = self._predict(sample, plan, noise, context, target, wanted)
+
+        parts = [(config.collapse_weight * collapse_penalty(context.online_latents), {})]
+        if plan.action:
+            parts.append(self._action_part(sample, plan, chunk, wanted))
+        if future:
+            parts.append(self._world_part(sample, plan, context, predicted, target))
+        if config.objects_weight > 0:
+            parts += self._privileged_parts(sample, context, shown)
+        loss = torch.stack([value for value, _ in parts]).sum()
+        report = {name: value for _, reported in parts for name, value in reported.items()}
+        return loss, report | {"loss": float(loss.detach())}
+
+    def _action_part(self, sample: Sample, plan: TrainingPlan, chunk: Tensor, wanted: Tensor) -> Part:
+        config = self.config
+        weight = flow_weight(plan.action_tau, config.action_law)
+        steps = step_weights(config.chunk_size, config.action_step_decay).to(weight.device)
+        valid = plan.action_loss & sample.action_valid
+        loss = action_loss(chunk, wanted, valid, weight, steps, config.action_law)
+        return loss, {"action_loss": float(loss.detach())}
+
+    def _world_part(
+        self, sample: Sample, plan: TrainingPlan, context: Context, predicted: Future, target: Future
+    ) -> Part:
+        config = self.config
+        frames = frame_validity(sample.frame_valid, context, config.tokens_per_view)
+        valid = frames & plan.world_loss[:, None, None]
+        now = Future(context.latents.unsqueeze(1), None if target.state is None else sample.state[:, :1])
+        loss = world_loss(predicted, target, now, valid, flow_weight(plan.world_tau, config.world_law))
+        with torch.no_grad():
+            skill = world_skill(predicted.latents, target.latents, context.latents, valid)
+        report = {"world_loss": float(loss.detach())}
+        report |= {f"world_skill_{k}": s for k, s in zip(config.world_offsets, skill, strict=True)}
+        if sample.size > 1:
+            report["latent_deviation"] = float(context.latents.std(dim=0).min())
+        return config.world_weight * loss, report
+
+    def _privileged_parts(self, sample: Sample, context: Context, shown: Tensor | None) -> list[Part]:
+        """All objects from the latents; the named one from what the goal readout found."""
+        parts, weight = [], self.config.objects_weight
+        if sample.objects is not None:
+            features = normalise_latents(context.online_latents).flatten(1)
+            loss = objects_loss(self.network.objects_out(features), *sample.objects)
+            parts.append((weight * loss, {"objects_loss": float(loss.detach())}))
+        if sample.target is not None and shown is not None:
+            position, there = sample.target
+            found = self.network.target_out(context.asked.flatten(1))
+            loss = objects_loss(found, position.unsqueeze(1), (there & shown).unsqueeze(1))
+            parts.append((weight * loss, {"target_loss": float(loss.detach())}))
+        return parts
+
+    def _predict(
+        self,
+        sample: Sample,
+        plan: TrainingPlan,
+        noise: CounterNoise,
+        context: Context,
+        target: Future | None,
+        wanted: Tensor | None,
+    ) -> tuple[Future | None, Tensor | None]:
+        """One pass over the tokens the plan asks for: predicted future and predicted chunk."""
+        network, embodiment, config = self.network, self.embodiment, self.config
+        world = action = None
+        # Padded tokens are absent, unless they are masked and show nothing of the padding.
+        world_there = action_there = plan.action_visible.new_ones(sample.size, 0)
+        if plan.world:
+            start = network.start_future(context)
+            x = start if target is None else self._corrupt_future(plan, noise, start, target)
+            world = network.world_tokens(x, plan.world_tau, context, embodiment)
+            world_there = (plan.world_tau == 0)[:, None].expand(world.shape[:2])
+            if target is not None:
+                world_there = world_there | token_validity(sample, context, config.tokens_per_view)
+        if plan.action:
+            epsilon = noise.normal("action", *wanted.shape[1:]) if config.action_law == "flow" else None
+            x = corrupt(wanted, plan.action_tau, embodiment.action_mask, epsilon)
+            action = network.action_tokens(x, plan.action_tau, embodiment)
+            action_there = sample.action_valid | (plan.action_tau == 0)
+        mask = network.visibility(plan, context, world_there, action_there)
+        world_out, action_out, _ = network.streams(world, action, context.prefix, mask)
+        future = None if world_out is None else network.read_world(world_out, context, embodiment)
+        chunk = None if action_out is None else embodiment.action_out(action_out)
+        return future, chunk
+
+    def _corrupt_future(
+        self, plan: TrainingPlan, noise: CounterNoise, start: Future, target: Future
+    ) -> Future:
+        """Targets at their flow time; clean ones jittered by s·ε, as an imagined latent is never exact."""
+        shape = target.latents.shape[1:]
+        flow = self.config.world_law == "flow"
+        tau = plan.world_tau[:, None, None]
+        epsilon = noise.normal("world", *shape) if flow else None
+        latents = corrupt(target.latents, tau.expand(-1, *shape[:2]), self.network.latent_mask, epsilon)
+        if bool(plan.world_jitter.any()):
+            latents = latents + plan.world_jitter[:, None, None, None] * noise.normal("jitter2", *shape)
+        if target.state is None:
+            return Future(latents, None)
+        epsilon = noise.normal("wstate", *target.state.shape[1:]) if flow else None
+        expanded = plan.world_tau[:, None].expand(-1, shape[0])
+        return Future(latents, corrupt(target.state, expanded, self.network.state_mask, epsilon))

@@ -1,0 +1,109 @@
+"""An owner's recording as lerobot-record writes it, 30 Hz, 640×480, two cameras, degrees: one command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lerobot.datasets import LeRobotDataset
+
+from embodiments.so101.constants import JOINT_NAMES
+from hybridpolicy.errors import ConfigurationError, DatasetError
+from recipes.commands import main
+from recipes.own_data import derive_arm, image_size, recipe
+
+HEIGHT, WIDTH, FPS, FRAMES = 480, 640, 30, 30
+
+
+def record(root: Path, joints=JOINT_NAMES, reach=100.0, episodes=2) -> Path:
+    """A recording of two views of moving noise; body joints sweep ±`reach` degrees."""
+    picture = {"dtype": "video", "shape": (HEIGHT, WIDTH, 3), "names": ["height", "width", "channels"]}
+    numbers = {"dtype": "float32", "shape": (len(joints),), "names": list(joints)}
+    features = {
+        "observation.images.front": picture,
+        "observation.images.wrist": picture,
+        "observation.state": numbers,
+        "action": numbers,
+    }
+    dataset = LeRobotDataset.create(
+        "owner/pick", FPS, features, root=root, robot_type="so_follower", use_videos=True
+    )
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 255, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    for episode in range(episodes):
+        for frame in range(FRAMES):
+            angles = reach * np.sin(np.linspace(0, 1, len(joints)) + frame / FRAMES * 2 * np.pi)
+            angles[-1] = 50.0 + 40.0 * np.sin(frame)
+            dataset.add_frame(
+                {
+                    "observation.images.front": np.roll(base, frame * 4, axis=1),
+                    "observation.images.wrist": np.roll(base, frame * 4 + episode, axis=0),
+                    "observation.state": angles.astype(np.float32),
+                    "action": (angles + 1.0).astype(np.float32),
+                    "task": "put the pen into the cup",
+                }
+            )
+        dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("owner") / "pick", reach=105.0)
+
+
+def test_the_run_follows_from_the_dataset(recording):
+    config = recipe(str(recording))
+    policy = config.policy
+    assert (policy.embodiment, policy.fps, policy.action_convention) == ("so101", 30.0, "relative")
+    assert (policy.chunk_size, policy.n_action_steps, policy.world_offsets) == (24, 6, [12, 24])
+    assert policy.image_size == [96, 128]
+    assert [stage.name for stage in config.stages] == ["world", "policy"]
+
+
+def test_one_command_trains_it(recording, tmp_path, capsys):
+    small = ["samples=32", "batch_size=16"]
+    settings = [f"--set=stages.{stage}.{setting}" for stage in (0, 1) for setting in small]
+    settings += ["--set=policy.width=32", "--set=policy.depth=1", "--set=policy.device=cpu"]
+    output = tmp_path / "run"
+    assert main(["train", "--dataset", str(recording), "--output", str(output), *settings]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("shoulder_pan.pos", "front 640x480", "30 Hz"):
+        assert fact in shown
+    policy = output / "checkpoints" / "last" / "pretrained_model"
+    saved = json.loads((policy / "config.json").read_text())
+    assert saved["fps"] == 30.0
+    assert saved["action_feature_names"] == list(JOINT_NAMES)
+    assert "pen" in saved["lexicon"]
+
+
+def test_values_out_of_the_arms_reach_are_refused(tmp_path):
+    root = record(tmp_path / "wrong", reach=179.0, episodes=1)
+    with pytest.raises(DatasetError, match=r"shoulder_lift\.pos was commanded to .* the so101 reaches -100"):
+        recipe(str(root))
+
+
+def test_an_unknown_arm_is_trained_and_said_to_be_unknown(tmp_path):
+    names = [f"joint_{i}.pos" for i in range(4)]
+    root = record(tmp_path / "other", joints=names, reach=60.0, episodes=1)
+    from hybridpolicy.training.config import DatasetSource
+    from hybridpolicy.training.run import read_metadata
+
+    arm = derive_arm(read_metadata(DatasetSource(str(root))))
+    assert arm.known is None
+    assert "limits unchecked" in arm.describe()
+    assert "do not tell" in arm.unit
+    assert recipe(str(root)).policy.embodiment == "arm"
+
+
+def test_the_recipe_alone_says_how_to_use_it():
+    with pytest.raises(ConfigurationError, match="--dataset"):
+        recipe()
+
+
+@pytest.mark.parametrize(
+    ("camera", "size"), [((480, 640), [96, 128]), ((96, 96), [96, 96]), ((720, 1280), [96, 168])]
+)
+def test_image_size_keeps_the_shape(camera, size):
+    assert image_size({"observation.images.front": camera}) == size

@@ -1,0 +1,54 @@
+"""The quickstart in miniature: everything it does, once, on numbers too small to learn anything."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from embodiments.so101.twin.variation import Variation
+from recipes.commands.progress import progress
+from recipes.so101_quickstart import recipe
+from recipes.twin import job as twin_job
+
+BUDGET = twin_job.Budget(
+    demonstrations=14, play=6, held_out=3, success=6, swapped=6, paraphrase=3, absent=3, two_stage=2,
+    decoder_steps=10, clips=4, strips=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("quickstart")
+    config = recipe(str(output))
+    stages = []
+    for stage in config.stages:
+        seen = tuple(range(BUDGET.demonstrations - BUDGET.held_out))
+        sources = [replace(s, episodes=seen) if s.episodes else s for s in stage.sources]
+        stages.append(replace(stage, samples=64, batch_size=16, sources=sources))
+    config = replace(config, stages=stages, log_every=2)
+    page = twin_job.run_job(config, output, BUDGET, Variation(), progress=progress)
+    return output, page
+
+
+def test_the_report_says_everything_that_was_promised(finished):
+    output, page = finished
+    report = json.loads((output / "report.json").read_text())
+    assert report["success"]["episodes"] == BUDGET.success
+    assert report["language"]["swapped_episodes"] == BUDGET.swapped
+    assert set(report["latency_ms"]) == {"never", "always"}
+    assert set(report["world"]["skill_by_offset"]) == {"4", "8"}
+    assert report["stage1"]["share_not_demonstrations"] == pytest.approx(0.6)
+    assert any("privileged" in option for option in report["options"])
+    assert {bar["key"] for bar in report["bars"]} >= {"wall_s", "success.rate", "world.skill"}
+    html = page.read_text()
+    assert html.count("<video") == BUDGET.clips
+    assert report["git"] in html
+
+
+def test_running_it_again_goes_on_from_what_is_there(finished):
+    output, _ = finished
+    before = (output / "train" / "metrics.jsonl").read_text()
+    recorded = (output / "data" / "demonstrations" / "meta" / "info.json").stat().st_mtime_ns
+    twin_job.record(output / "data", BUDGET, Variation(), 0, progress)
+    assert (output / "data" / "demonstrations" / "meta" / "info.json").stat().st_mtime_ns == recorded
+    assert (output / "train" / "metrics.jsonl").read_text() == before
