@@ -17,7 +17,7 @@ class PixelDecoder(nn.Module):
         self.seed = nn.Sequential(
             nn.Linear(tokens * size, 256), nn.SiLU(), nn.Linear(256, channels * self.grid[0] * self.grid[1])
         )
-        widths = (channels, channels, 32, 24, 16)
+        widths = (channels, channels, 32, 24)  # to half the size; the last doubling is interpolated
         self.up = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
@@ -25,8 +25,7 @@ class PixelDecoder(nn.Module):
         x = self.seed(latents.flatten(1)).view(len(latents), -1, *self.grid)
         for layer in self.up:
             x = F.silu(layer(F.interpolate(x, scale_factor=2.0, mode="nearest")))
-        x = F.interpolate(x, self.image_size, mode="bilinear") if x.shape[-2:] != self.image_size else x
-        return torch.sigmoid(self.out(x))
+        return torch.sigmoid(F.interpolate(self.out(x), self.image_size, mode="bilinear"))
 
 
 def train_decoder(
@@ -42,7 +41,7 @@ def train_decoder(
         torch.manual_seed(seed)
         decoder = PixelDecoder(latents.shape[1], latents.shape[2], (frames.shape[-2], frames.shape[-1]))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=lr, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(latents), (batch_size,), generator=generator)
         target = frames[rows].float() / 255.0

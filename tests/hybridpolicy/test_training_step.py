@@ -9,7 +9,7 @@ from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.frames import KeypointReadout, collapse_penalty, effective_rank
-from hybridpolicy.losses import step_weights, world_skill
+from hybridpolicy.losses import action_loss, step_weights, world_skill
 
 ROWS = [(row.name, law) for row in COUPLINGS.values() for law in ("regress", "flow")]
 WITH_WORLD = [(row, law) for row, law in ROWS if COUPLINGS[row].world]
@@ -268,19 +268,23 @@ def test_collapse_is_penalised_and_measured():
     assert effective_rank(torch.randn(500, 1) * torch.ones(8)) == pytest.approx(1.0, abs=0.01)
 
 
-def test_first_actions_weigh_more_than_those_planned_again_before_they_come(make_policy, make_batch):
+def test_first_actions_weigh_more_than_those_planned_again_before_they_come():
     weights = step_weights(8, 0.85)
     assert float(weights.mean()) == pytest.approx(1.0)
     torch.testing.assert_close(weights[1:] / weights[:-1], torch.full((7,), 0.85))
     assert torch.equal(step_weights(8, 1.0), torch.ones(8))
-    policy = make_policy(coupling="vla", rtc_share=0.0, action_step_decay=0.5).train()
-    gradients = []
-    for step in (0, 3):
-        batch = make_batch(8, 1) | {"action_is_pad": torch.arange(4).expand(8, 4) != step}
-        policy.zero_grad()
-        policy.forward(batch)[0].backward()
-        gradients.append(float(policy.embodiment.action_out.weight.grad.norm()))
-    assert gradients[0] > 3 * gradients[1]
+    target, valid = torch.zeros(2, 4, 3), torch.ones(2, 4, dtype=torch.bool)
+    steps = step_weights(4, 0.5)
+
+    def loss(step, valid=valid):
+        wrong = torch.zeros_like(target)
+        wrong[:, step] = 1.0
+        return float(action_loss(wrong, target, valid, torch.ones(2, 4), steps, "regress"))
+
+    assert loss(0) == pytest.approx(8 * loss(3))
+    assert sum(loss(step) for step in range(4)) == pytest.approx(1.0)
+    tail = torch.tensor([False, False, True, True]).expand(2, 4)  # padding takes no weight with it
+    assert loss(2, tail) + loss(3, tail) == pytest.approx(1.0)
 
 
 def test_world_skill_is_one_when_perfect_and_zero_when_copying():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hybridpolicy import modeling_hybrid
+from hybridpolicy import objective
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.flow import CounterNoise
@@ -80,9 +80,9 @@ def trained_probe(make_policy, make_batch, monkeypatch):
             plans.append(drawn(*args))
             return plans[-1]
 
-        drawn = modeling_hybrid.training_plan
+        drawn = objective.training_plan
         with monkeypatch.context() as patch:
-            patch.setattr(modeling_hybrid, "training_plan", record)
+            patch.setattr(objective, "training_plan", record)
             policy.train().forward(make_batch(64))
         (plan,) = plans
         return probe, plan

@@ -139,7 +139,8 @@ def test_an_unknown_recipe_gets_the_nearest_names(capsys, monkeypatch, tmp_path)
 def test_a_run_is_never_continued_or_mixed_by_accident(tmp_path, monkeypatch, capsys):
     config = SimpleNamespace(output_dir=str(tmp_path))
     monkeypatch.setattr("recipes.registry.get_recipe", lambda name: lambda: config)
-    monkeypatch.setattr("recipes.commands.train.resolve", lambda config, *_: config)
+    monkeypatch.setattr("recipes.registry.get_job", lambda name: None)
+    monkeypatch.setattr("recipes.commands.overrides.override", lambda config, _: config)
     assert main(["train", "--recipe", "x", "--resume"]) == 2
     assert re.search("holds no run to resume; leave out --resume", capsys.readouterr().err)
     (tmp_path / "checkpoints").mkdir()

@@ -80,7 +80,7 @@ def test_one_command_trains_it(recording, tmp_path, capsys):
 
 def test_values_out_of_the_arms_reach_are_refused(tmp_path):
     root = record(tmp_path / "wrong", reach=179.0, episodes=1)
-    with pytest.raises(DatasetError, match=r"shoulder_lift\.pos was commanded to .* the so101 reaches -100"):
+    with pytest.raises(DatasetError, match=r"shoulder_pan\.pos was commanded to .* the so101 reaches -110"):
         recipe(str(root))
 
 
