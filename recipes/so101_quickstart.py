@@ -30,6 +30,8 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             n_action_steps=2,
             world_offsets=[4, 8],
             lexicon=[*LEXICON, ","],
+            world_share=0.4,
+            world_weight=0.5,
             objects_weight=1.0,
             objects_count=4,
         ),
@@ -48,7 +50,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             ),
             StageConfig(
                 name="policy",
-                samples=100_000,
+                samples=120_000,
                 batch_size=32,
                 lr=1e-3,
                 sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen, onset_share=0.4)],
