@@ -41,7 +41,7 @@ def train_decoder(
         torch.manual_seed(seed)
         decoder = PixelDecoder(latents.shape[1], latents.shape[2], (frames.shape[-2], frames.shape[-1]))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=lr, fused=True)
-    # The table is most of every picture: what differs from the mean picture, the arm and the blocks, counts more.
+    # The table is most of every picture: what differs from the mean picture, arm and blocks, counts more.
     mean = frames[:: max(len(frames) // 512, 1)].float().mean(dim=0) / 255.0
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
