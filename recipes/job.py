@@ -1,5 +1,6 @@
 """What every complete job shares: phases, training under a bar, and the facts of a run for its report."""
 
+import json
 import platform
 import resource
 import subprocess
@@ -7,10 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from hybridpolicy.training.config import TrainConfig
@@ -19,23 +20,36 @@ from hybridpolicy.training.trainer import TrainSummary
 from recipes.commands.progress import follow_training
 
 
-@dataclass
 class Phases:
-    """Where the minutes went."""
+    """Where the minutes of a job went, kept in `path`: run again, a job counts what earlier runs did.
 
-    seconds: list[dict[str, Any]] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
+    Without that, a second run, which finds everything recorded and trained, would report one minute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._earlier: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        self._spent: dict[str, float] = {"start": time.time() - psutil.Process().create_time()}
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times the block."""
+    def phase(self, name: str, continues: bool = False) -> Iterator[None]:
+        """Times the block; `continues` adds to what the same phase took in earlier runs of the job."""
         start = time.perf_counter()
         yield
-        self.seconds.append({"name": name, "seconds": time.perf_counter() - start})
+        before = self._earlier.get(name, 0.0) if continues else 0.0
+        self._spent[name] = before + time.perf_counter() - start
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self._earlier | self._spent))
+
+    @property
+    def seconds(self) -> list[dict[str, Any]]:
+        """The report's `phases`."""
+        return [{"name": name, "seconds": spent} for name, spent in self._spent.items()]
 
     @property
     def wall_s(self) -> float:
-        return time.perf_counter() - self.started
+        """All phases together, the start of the process included."""
+        return sum(self._spent.values())
 
 
 def train(config: TrainConfig) -> TrainSummary:
@@ -50,7 +64,7 @@ def describe_run(config: TrainConfig, summary: TrainSummary) -> dict[str, Any]:
     options = [f"coupling {config.policy.coupling}", f"actions by {config.policy.action_law}"]
     if config.policy.objects_weight > 0:
         options.append(
-            "a privileged loss on simulated object positions helps the frame encoder (simulation only)"
+            "a privileged loss on simulated positions of objects, the named one among them (simulation only)"
         )
     return {
         "recipe": config.name,

@@ -58,13 +58,13 @@ def recipe(root: str = "outputs/metaworld_mt8") -> TrainConfig:
 def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | None = None) -> Path:
     """Records, trains and evaluates on layouts never trained on; returns the path of the report page."""
     config = config or recipe(str(output))
-    phases, root = Phases(), Path(config.stages[-1].sources[0].root)
+    phases, root = Phases(output / "phases.json"), Path(config.stages[-1].sources[0].root)
     settings = EnvSettings(RenderSettings(view=VIEW))
-    if not (root / "meta" / "info.json").is_file():
-        with phases.phase("record"), progress("recording mt8", 1, "datasets") as bar:
+    with phases.phase("record", continues=True), progress("recording mt8", 1, "datasets") as bar:
+        if not (root / "meta" / "info.json").is_file():
             record_metaworld(root, "mt8", DEMONSTRATIONS, seed=seed, settings=settings)
-            bar.advance()
-    with phases.phase("train"):
+        bar.advance()
+    with phases.phase("train", continues=True):
         summary = train(config)
     with phases.phase("evaluate"), progress("evaluating mt8", EPISODES * len(MT8), "episodes") as bar:
         result = evaluate_policy(str(summary.policy_path), "hybrid_metaworld", tasks=tuple(MT8),

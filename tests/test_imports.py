@@ -92,6 +92,7 @@ def test_quick_commands_import_nothing_heavy():
     script = (
         "import sys; before = set(sys.modules)\n"
         "import hybridpolicy, hybridpolicy.errors, embodiments, embodiments.so101, firmware_bridge\n"
+        "import lerobot_policy_hybrid\n"
         "from recipes.commands.application import build_parser; build_parser().format_help()\n"
         "from recipes.registry import find_recipes; find_recipes()\n"
         f"print(sorted(set(sys.modules) & set({HEAVY!r})), len(set(sys.modules) - before))"

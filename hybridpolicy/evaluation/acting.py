@@ -97,6 +97,11 @@ class Actor:
         self.chunk_seconds.append(time.perf_counter() - start)
         return result
 
+    def reset(self) -> None:
+        """Forgets planned actions: the next observation is of another episode."""
+        self.policy.reset()
+        self._planned.clear()
+
     @property
     def queued(self) -> int:
         """Planned actions not yet taken."""

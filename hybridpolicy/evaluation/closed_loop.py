@@ -59,34 +59,25 @@ def evaluate_policy(
     names = [(suite, index) for suite, envs in config.create_envs(1).items() for index in envs]
     each = max(episodes // len(names), 1)
     outcomes: dict[str, list[bool]] = {}
-    played = 0
-    for suite, index in names:
-        batch = min(each, MOST_TABLES)
-        vector = config.create_envs(batch)[suite][index]
-        label = _label(config, vector, suite, index)
-        results: list[bool] = []
+    for played, (suite, index) in enumerate(names, start=1):
+        vector = config.create_envs(min(each, MOST_TABLES))[suite][index]
+        results: list[tuple[str, bool]] = []
         while len(results) < each:
             results += _run_batch(actor, vector, config, seed + len(results))
-        outcomes.setdefault(label, []).extend(results[:each])
         vector.close()
-        played += each
+        for task, success in results[:each]:
+            outcomes.setdefault(task, []).append(success)
         if progress is not None:
-            progress(played, each * len(names))
+            progress(played * each, each * len(names))
     return {"success": _figures(outcomes)}
 
 
-def _label(config: Any, vector: Any, suite: str, index: int) -> str:
-    tasks = str(config.task or "").split(",")
-    vector.reset(seed=[0] * vector.num_envs)
-    named = vector.call("task")[0] if hasattr(vector, "call") else None
-    return tasks[index].strip() if len(tasks) > index and len(tasks) > 1 else str(named or f"{suite}_{index}")
-
-
-def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[bool]:
-    """One episode on every table, seeds counting up from `seed`."""
+def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[tuple[str, bool]]:
+    """(task, success) of one episode on every table, seeds counting up from `seed`."""
     actor.policy.eval()
-    actor.policy.reset()
+    actor.reset()
     observation, info = vector.reset(seed=list(range(seed, seed + vector.num_envs)))
+    tasks = [str(task) for task in vector.call("task")]
     texts = [str(text) for text in vector.call("task_description")]
     success = np.zeros(vector.num_envs, bool)
     done = np.zeros(vector.num_envs, bool)
@@ -99,7 +90,7 @@ def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[bool]:
         done |= terminated | truncated
         if done.all():
             break
-    return success.tolist()
+    return list(zip(tasks, success.tolist(), strict=True))
 
 
 def _observed(

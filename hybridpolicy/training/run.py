@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from accelerate.utils import set_seed
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies.factory import make_policy, make_pre_post_processors
 
@@ -44,6 +45,7 @@ def build_policy(config: TrainConfig) -> tuple[HybridPolicy, object, object]:
     )  # the factory fills in features and names; the recipe stays as it was
     assert isinstance(policy_config, HybridConfig)
     _keep_chosen_cameras(policy_config, meta, labelled_source(config).cameras)
+    set_seed(config.seed)  # the first weights, too, are a function of the seed
     policy = make_policy(policy_config, ds_meta=meta)
     assert isinstance(policy, HybridPolicy)
     pre, post = make_pre_post_processors(policy_config, dataset_stats=meta.stats)

@@ -4,9 +4,9 @@
 registered with LeRobot (`hybridpolicy info --full` lists them).
 
 Examples:
-  hybridpolicy eval --policy outputs/quickstart/policy --env hybrid_so101
-  hybridpolicy eval --policy outputs/mt8/policy --env hybrid_metaworld --episodes 160
-  hybridpolicy eval --policy outputs/quickstart/policy --env hybrid_so101 --imagine always
+  hybridpolicy eval --policy path/to/pretrained_model --env so101_twin
+  hybridpolicy eval --policy path/to/pretrained_model --env hybrid_metaworld --episodes 160
+  hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --imagine always
 """
 
 from __future__ import annotations

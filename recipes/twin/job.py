@@ -1,6 +1,6 @@
 """One whole job on the twin: record, train, evaluate, report. Quickstart and longer recipe both run it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ def run_job(
         config: recipe whose sources lie under `output`/data.
         progress: factory of progress bars, as `recipes.commands.progress.progress`.
     """
-    phases = Phases()
-    with phases.phase("record"):
+    config = replace(config, seed=seed, policy=replace(config.policy, seed=seed))
+    phases = Phases(output / "phases.json")
+    with phases.phase("record", continues=True):
         record(output / "data", budget, variation, seed, progress)
-    with phases.phase("train"):
+    with phases.phase("train", continues=True):
         summary = train(config)
     actor = Actor.load(summary.policy_path)
     with phases.phase("evaluate"):

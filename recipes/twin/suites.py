@@ -18,7 +18,7 @@ from hybridpolicy.stats import wilson_interval
 
 FAMILIES = ("touch", "push", "bin")
 TABLES = 48  # played together
-SEED = 50_000_000  # held-out resets start here; recordings use seeds far below
+SEED = 50_000_000  # held-out resets start here; recordings use scene seeds from 1e9 up
 
 
 @dataclass
@@ -66,7 +66,7 @@ def play(
 def _play_together(
     actor: Actor, env: SO101TwinVectorEnv, scenarios: list[Scenario], keep: int
 ) -> list[Played]:
-    actor.policy.reset()
+    actor.reset()
     observation, info = env.reset(options={"scenarios": scenarios})
     texts = [scenario.instruction for scenario in scenarios]
     start = observation["agent_pos"].copy()

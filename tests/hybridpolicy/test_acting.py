@@ -1,5 +1,6 @@
 """Acting: one step of regression, queues, real-time chunking, relative actions, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, supports_rtc_inference
@@ -7,6 +8,7 @@ from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, suppor
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError, QueryError
+from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.flow import CounterNoise
 
 ACTING = [(row.name, imagine) for row in COUPLINGS.values() for imagine in row.imagine]
@@ -256,3 +258,11 @@ def test_presenting_checks_nothing_it_cannot_know(make_policy, make_batch):
     sample = present(make_batch(3, 0), policy.config)
     assert (sample.times, sample.size, sample.action) == (1, 3, None)
     assert bool(sample.state_valid.all())
+
+
+def test_an_actor_forgets_planned_actions_between_episodes(make_policy):
+    actor = Actor(make_policy(coupling="vla"), None, None)
+    actor._planned = [np.zeros((1, 3))]
+    assert actor.queued == 1
+    actor.reset()
+    assert actor.queued == 0

@@ -1,14 +1,17 @@
 """An owner's recording as lerobot-record writes it, 30 Hz, 640×480, two cameras, degrees: one command."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lerobot.datasets import LeRobotDataset
 
 from embodiments.so101.constants import JOINT_NAMES
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.training.run import build_policy
 from recipes.commands import main
 from recipes.own_data import derive_arm, image_size, recipe
 
@@ -107,3 +110,13 @@ def test_the_recipe_alone_says_how_to_use_it():
 )
 def test_image_size_keeps_the_shape(camera, size):
     assert image_size({"observation.images.front": camera}) == size
+
+
+def test_the_first_weights_follow_the_seed(recording):
+    config = recipe(str(recording))
+    config = replace(config, policy=replace(config.policy, device="cpu", width=32, depth=1))
+    weights = [
+        build_policy(replace(config, seed=seed))[0].network.latent_in.weight.detach() for seed in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
