@@ -23,6 +23,8 @@ from lerobot.datasets.io_utils import write_info, write_stats, write_table_one_r
 from lerobot.datasets.utils import DEFAULT_DATA_PATH, DEFAULT_EPISODES_PATH
 from lerobot.utils.utils import flatten_dict
 
+from embodiments.video_shard import VIDEO_CODEC, VIDEO_OPTIONS, VIDEO_PIXELS
+
 Stats = dict[str, dict[str, np.ndarray]]
 
 
@@ -80,8 +82,19 @@ def create_metadata(
     )
 
 
+def video_encoder() -> RGBEncoderConfig:
+    """How `VideoShard` encodes pictures, in LeRobot's words."""
+    return RGBEncoderConfig(
+        vcodec=VIDEO_CODEC,
+        pix_fmt=VIDEO_PIXELS,
+        g=int(VIDEO_OPTIONS["g"]),
+        crf=int(VIDEO_OPTIONS["crf"]),
+        preset=VIDEO_OPTIONS["preset"],
+    )
+
+
 def finish_dataset(
-    meta: LeRobotDatasetMetadata, episodes: Sequence[EncodedEpisode], encoder: RGBEncoderConfig
+    meta: LeRobotDatasetMetadata, episodes: Sequence[EncodedEpisode]
 ) -> LeRobotDatasetMetadata:
     """Write data, episode, task and statistics tables; the videos already lie at LeRobot's video paths.
 
@@ -104,7 +117,7 @@ def finish_dataset(
     meta.info.total_episodes, meta.info.total_frames = len(episodes), first
     meta.info.total_tasks = len(meta.tasks)
     meta.info.splits = {"train": f"0:{len(episodes)}"}
-    meta.update_video_info(video_encoder=encoder)
+    meta.update_video_info(video_encoder=video_encoder())
     write_info(meta.info, meta.root)
     write_stats(aggregate_stats(all_stats), meta.root)
     return meta

@@ -17,6 +17,7 @@ from recipes.report.metrics import read_metrics
 from recipes.report.schema import METAWORLD_KEYS, write_report_json
 
 DEMONSTRATIONS, EPISODES = 40, 20  # a task
+NOISE = 0.4  # of the executed hand motion; the expert's own action is the label
 VIEW = "workspace"  # the corner2 camera, cropped to where the tasks happen
 EVALUATION_SEED = 1000
 
@@ -60,16 +61,17 @@ def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | Non
     config = config or recipe(str(output))
     phases, root = Phases(output / "phases.json"), Path(config.stages[-1].sources[0].root)
     settings = EnvSettings(RenderSettings(view=VIEW))
-    with phases.phase("record", continues=True), progress("recording mt8", 1, "datasets") as bar:
+    with phases.phase("record", continues=True):
         if not (root / "meta" / "info.json").is_file():
-            record_metaworld(root, "mt8", DEMONSTRATIONS, seed=seed, settings=settings)
-        bar.advance()
+            with progress("recording mt8", DEMONSTRATIONS * len(MT8), "episodes") as bar:
+                record_metaworld(root, "mt8", DEMONSTRATIONS, seed=seed, settings=settings,
+                                 action_noise=NOISE, progress=bar.update)  # fmt: skip
     with phases.phase("train", continues=True):
         summary = train(config)
     with phases.phase("evaluate"), progress("evaluating mt8", EPISODES * len(MT8), "episodes") as bar:
         result = evaluate_policy(str(summary.policy_path), "hybrid_metaworld", tasks=tuple(MT8),
                                  episodes=EPISODES * len(MT8), seed=EVALUATION_SEED, progress=bar.update,
-                                 view=VIEW, episode_length=250)  # fmt: skip
+                                 view=VIEW)  # fmt: skip
     report = {
         **result,
         **describe_run(config, summary),

@@ -1,8 +1,8 @@
 """Demonstrations of Meta-World's scripted experts, written as a LeRobotDataset that stock LeRobot reads."""
 
+import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embodiments.dataset_writer import EncodedEpisode, create_metadata, finish_dataset
 from embodiments.metaworld.env import CAMERA, EnvSettings
 from embodiments.metaworld.rendering import FrameRenderer
 from embodiments.metaworld.simulation import ACTION_DIM, STATE_DIM, MetaworldSimulation
 from embodiments.metaworld.tasks import resolve_tasks, task_description, train_seed
+from embodiments.video_shard import VideoShard, count_values
 
 ROBOT_TYPE = "sawyer_metaworld"
+VIDEO_KEY = f"observation.images.{CAMERA}"
 STATE_NAMES = ("hand.x", "hand.y", "hand.z", "gripper.opening")
 ACTION_NAMES = ("hand.dx", "hand.dy", "hand.dz", "gripper.effort")
 
@@ -36,7 +39,7 @@ class RecordingSummary:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """T policy steps: pictures (T, S, S, 3) uint8, states (T, 4) and executed actions (T, 4) float32."""
+    """T policy steps: pictures (T, S, S, 3) uint8, states (T, 4) and the expert's actions (T, 4) float32."""
 
     task: str
     images: list[NDArray[np.uint8]]
@@ -55,21 +58,22 @@ def demonstrate(
     """One expert episode from the layout of `seed`, or None if it failed.
 
     The episode runs `hold_steps` policy steps past success, so that a policy learns to go beyond the
-    threshold and not to stop short of it. `action_noise` is the standard deviation added to the hand
-    motion; the action written is the one executed.
+    threshold and not to stop short of it. `action_noise` is the standard deviation of what is added to the
+    hand motion when it is executed; the action written is the expert's own, so that noise shows states off
+    the expert's path together with the way back (DART, Laskey et al. 2017).
     """
     rng = np.random.default_rng(seed)
     demonstration = Demonstration(simulation.task, [], [], [])
     simulation.reset(seed)
     steps_left, succeeded = settings.max_policy_steps, False
     while steps_left > 0:
-        action = simulation.expert_action()
-        action[:3] += rng.normal(0.0, action_noise, 3) if action_noise else 0.0
-        action = np.clip(action, -1.0, 1.0)
+        action = np.clip(simulation.expert_action(), -1.0, 1.0)
+        executed = action.copy()
+        executed[:3] = np.clip(action[:3] + rng.normal(0.0, action_noise, 3), -1.0, 1.0)
         demonstration.images.append(renderer.frame(simulation))
         demonstration.states.append(simulation.agent_pos)
         demonstration.actions.append(action)
-        _, success = simulation.step(action, settings.action_repeat, stop_on_success=False)
+        _, success = simulation.step(executed, settings.action_repeat, stop_on_success=False)
         steps_left -= 1
         if success and not succeeded:
             succeeded, steps_left = True, min(hold_steps, steps_left)
@@ -85,34 +89,55 @@ def record_metaworld(
     action_noise: float = 0.0,
     hold_steps: int = 4,
     repo_id: str = "local/metaworld",
+    progress: Callable[[int, int], None] | None = None,
 ) -> RecordingSummary:
     """What was written: `episodes_per_task` successes of every task, in a new LeRobotDataset at `root`.
 
     Layouts come from training seeds only (see tasks.py), so no evaluation seed is among them. Raises
     ValueError for a bad argument, FileExistsError if `root` exists, RuntimeError if an expert fails too
-    often.
+    often; then nothing is left behind.
     """
     settings = settings or EnvSettings()
     names = _flatten(tasks if isinstance(tasks, str) else ",".join(tasks))
     _check(episodes_per_task, action_noise, hold_steps)
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f"metaworld: {root} exists; give a new folder, or delete it to record again")
+    meta = create_metadata(root, repo_id, settings.fps, ROBOT_TYPE, _features(settings.render.image_size))
     started = time.perf_counter()
     summary = RecordingSummary(root, settings.fps)
-    with _quiet_encoder():
-        dataset = _create_dataset(root, repo_id, settings)
-        try:
-            for name in names:
-                episodes = _successful(
-                    name, episodes_per_task, seed, settings, action_noise, hold_steps, summary
-                )
-                for demonstration in episodes:
-                    _write(dataset, demonstration, summary)
-        finally:
-            dataset.finalize()
+    episodes: list[EncodedEpisode] = []
+    try:
+        for shard, name in enumerate(names):
+            found = _successful(name, episodes_per_task, seed, settings, action_noise, hold_steps, summary)
+            for episode in _encode(found, meta, shard, settings):
+                episodes.append(episode)
+                summary.episodes[name] = summary.episodes.get(name, 0) + 1
+                summary.frames[name] = summary.frames.get(name, 0) + episode.length
+                if progress is not None:
+                    progress(len(episodes), episodes_per_task * len(names))
+        finish_dataset(meta, episodes)
+    except BaseException:  # a half-written dataset must not look like one
+        shutil.rmtree(root, ignore_errors=True)
+        raise
     summary.duration_s = time.perf_counter() - started
     return summary
+
+
+def _encode(
+    demonstrations: Iterable[Demonstration], meta: Any, shard: int, settings: EnvSettings
+) -> Iterator[EncodedEpisode]:
+    """The episodes of one video file."""
+    path = meta.root / meta.video_path.format(video_key=VIDEO_KEY, chunk_index=0, file_index=shard)
+    video = VideoShard(path, settings.render.image_size, settings.fps)
+    for demonstration in demonstrations:
+        start = video.num_frames
+        video.append(demonstration.images)
+        columns = {
+            "observation.state": np.stack(demonstration.states),
+            "action": np.stack(demonstration.actions),
+        }
+        histograms = {VIDEO_KEY: count_values(demonstration.images)}
+        yield EncodedEpisode(columns, task_description(demonstration.task), shard, start, histograms)
+    video.close()
 
 
 def _successful(
@@ -147,26 +172,9 @@ def _successful(
         )
 
 
-@contextmanager
-def _quiet_encoder() -> Iterator[None]:
-    """x264 prints ten lines an episode below the error level."""
-    import av.logging
-
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        yield
-    finally:
-        av.logging.set_level(level)
-
-
-def _create_dataset(root: Path, repo_id: str, settings: EnvSettings) -> Any:
-    from lerobot.configs.video import RGBEncoderConfig
-    from lerobot.datasets import LeRobotDataset
-
-    size = settings.render.image_size
-    features = {
-        f"observation.images.{CAMERA}": {
+def _features(size: int) -> dict[str, dict[str, Any]]:
+    return {
+        VIDEO_KEY: {
             "dtype": "video",
             "shape": (size, size, 3),
             "names": ["height", "width", "channels"],
@@ -174,29 +182,6 @@ def _create_dataset(root: Path, repo_id: str, settings: EnvSettings) -> Any:
         "observation.state": {"dtype": "float32", "shape": (STATE_DIM,), "names": list(STATE_NAMES)},
         "action": {"dtype": "float32", "shape": (ACTION_DIM,), "names": list(ACTION_NAMES)},
     }
-    return LeRobotDataset.create(
-        repo_id=repo_id,
-        fps=settings.fps,
-        features=features,
-        root=root,
-        robot_type=ROBOT_TYPE,
-        # Full colour resolution: a goal marker is four pixels wide, and 4:2:0 would smear it.
-        rgb_encoder=RGBEncoderConfig(vcodec="h264", pix_fmt="yuv444p", g=2, crf=16, preset="veryfast"),
-        streaming_encoding=True,
-    )
-
-
-def _write(dataset: Any, demonstration: Demonstration, summary: RecordingSummary) -> None:
-    text = task_description(demonstration.task)
-    for image, state, action in zip(
-        demonstration.images, demonstration.states, demonstration.actions, strict=True
-    ):
-        frame = {f"observation.images.{CAMERA}": image, "observation.state": state, "action": action}
-        dataset.add_frame({**frame, "task": text})
-    dataset.save_episode()
-    task = demonstration.task
-    summary.episodes[task] = summary.episodes.get(task, 0) + 1
-    summary.frames[task] = summary.frames.get(task, 0) + len(demonstration.actions)
 
 
 def _flatten(spec: str) -> list[str]:

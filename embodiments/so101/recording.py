@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.configs import RGBEncoderConfig
 
 from embodiments.dataset_writer import EncodedEpisode, create_metadata, finish_dataset
 from embodiments.so101.constants import JOINT_NAMES, SO101, TWIN_RATE_HZ
 from embodiments.so101.twin.language import COLOURS, FAMILIES
 from embodiments.so101.twin.shards import (
-    VIDEO_CODEC,
-    VIDEO_OPTIONS,
-    VIDEO_PIXELS,
     EpisodeRecord,
     NoiseSettings,
     ShardRequest,
@@ -75,18 +71,6 @@ def dataset_features(image_size: int) -> dict[str, dict[str, Any]]:
     named = ["x", "y", "present"]
     features["privileged.target"] = {"dtype": "float32", "shape": (len(named),), "names": named}
     return features
-
-
-def video_encoder() -> RGBEncoderConfig:
-    """How the pictures are encoded, in LeRobot's words."""
-    options = VIDEO_OPTIONS
-    return RGBEncoderConfig(
-        vcodec=VIDEO_CODEC,
-        pix_fmt=VIDEO_PIXELS,
-        g=int(options["g"]),
-        crf=int(options["crf"]),
-        preset=options["preset"],
-    )
 
 
 def record_demonstrations(
@@ -199,7 +183,7 @@ def _record(
             shards.append((plan.shard(index, paths), min(EPISODES_PER_SHARD, num_episodes - start)))
         records, failures = _run_shards(shards, workers, num_episodes, progress)
         episodes = _encoded(records)
-        finish_dataset(meta, episodes, video_encoder())
+        finish_dataset(meta, episodes)
         finished = True
     finally:
         if not finished:  # a half-written dataset must not look like one

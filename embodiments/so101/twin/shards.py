@@ -7,11 +7,8 @@ alone, so a dataset is the same for any number of workers. Imports no torch and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from embodiments.so101 import constants as c
@@ -22,6 +19,7 @@ from embodiments.so101.twin.scenario import Scenario, make_scenario, swap
 from embodiments.so101.twin.simulation import CAMERAS
 from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.workers import serve
+from embodiments.video_shard import VideoShard, count_values
 
 DEMONSTRATION_SEEDS = 1_000_000_000  # scene seeds of recordings start here; evaluation stays below
 PLAY_SEEDS = 5_000_000_000
@@ -34,10 +32,6 @@ HOLDING_TICKS = 5
 # task. From the rest pose alone, where the arm is heading gives the named block away, and a policy learns to
 # read the arm instead of the instruction.
 INTERRUPTED_SHARE, INTERRUPTED_TICKS = 0.6, (2, 12)
-VIDEO_OPTIONS = {"preset": "veryfast", "crf": "16", "g": "2", "bf": "0", "threads": "1"}
-VIDEO_CODEC = "h264"
-# Full chroma: blocks are 7 pixels wide and told apart by colour; 4:2:0 costs 6 dB here for the same bytes.
-VIDEO_PIXELS = "yuv444p"
 PLAY_TASK = "play"
 
 
@@ -92,39 +86,13 @@ class EpisodeRecord:
     histograms: np.ndarray  # (C, 3, 256) int64, of each camera's channels
 
 
-class VideoShard:
-    """One growing video file; frame i is shown at i / fps."""
-
-    def __init__(self, path: str, size: int) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(path, "w")
-        self._stream: Any = self._container.add_stream(VIDEO_CODEC, c.TWIN_RATE_HZ, options=VIDEO_OPTIONS)
-        self._stream.pix_fmt = VIDEO_PIXELS
-        self._stream.width = self._stream.height = size
-        self._frames = 0
-
-    def append(self, pictures: list[np.ndarray]) -> None:
-        """Encode pictures (S, S, 3) uint8."""
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts = self._frames
-            frame.time_base = Fraction(1, c.TWIN_RATE_HZ)
-            self._frames += 1
-            self._container.mux(self._stream.encode(frame))
-
-    def close(self) -> None:
-        """Flush and finish the file."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-
 class ShardRecorder:
     """Records the episodes of one shard, one `record` at a time."""
 
     def __init__(self, request: ShardRequest) -> None:
         self._request = request
         self._episode = Episode(request.image_size)
-        self._videos = [VideoShard(path, request.image_size) for path in request.video_paths]
+        self._videos = [VideoShard(path, request.image_size, c.TWIN_RATE_HZ) for path in request.video_paths]
         self._attempt = 0
 
     def record(self) -> EpisodeRecord:
@@ -240,9 +208,7 @@ class _Columns:
         histograms = np.zeros((len(CAMERAS), 3, 256), dtype=np.int64)
         if success:
             for camera, pictures in enumerate(self._pictures):
-                stacked = np.stack(pictures)
-                for channel in range(3):
-                    histograms[camera, channel] = np.bincount(stacked[..., channel].ravel(), minlength=256)
+                histograms[camera] = count_values(pictures)
         objects, present = np.stack(self._objects), np.stack(self._present)
         target = np.zeros((len(objects), 3), dtype=np.float32)
         if named is not None:

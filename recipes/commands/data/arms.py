@@ -39,7 +39,7 @@ def demonstrate_metaworld(
     """Demonstrations by Meta-World's own scripted experts."""
     from embodiments.metaworld.recording import record_metaworld
 
-    summary = record_metaworld(root, tasks or "mt8", episodes, seed)
+    summary = record_metaworld(root, tasks or "mt8", episodes, seed, progress=progress)
     return Recorded(sum(summary.episodes.values()), sum(summary.frames.values()), summary.failures)
 
 

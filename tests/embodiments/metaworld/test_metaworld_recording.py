@@ -42,7 +42,7 @@ def test_stock_dataset_reads_what_was_shown_and_done(tmp_path: Path) -> None:
         decoded = row["observation.images.corner2"].numpy().transpose(1, 2, 0) * 255.0
         assert np.abs(decoded - image).mean() < 3.0  # h264 at full colour resolution
     assert int(dataset[len(expected.actions)]["episode_index"]) == 1
-    with pytest.raises(FileExistsError, match="demonstrations exists; give a new folder"):
+    with pytest.raises(FileExistsError, match="demonstrations exists already; choose another folder"):
         recording.record_metaworld(root, "reach-v3", 1)
 
 
@@ -74,7 +74,7 @@ def test_layouts_are_training_layouts_and_failures_are_left_out(monkeypatch: pyt
         list(recording._successful("reach-v3", 1, 0, EnvSettings(RenderSettings(16), 80), 0.0, 4, summary))
 
 
-def test_episodes_hold_past_success_and_noise_is_executed() -> None:
+def test_episodes_hold_past_success_and_noise_is_executed_but_not_written() -> None:
     simulation, renderer = MetaworldSimulation("reach-v3"), FrameRenderer(RenderSettings(16))
     lengths = []
     for hold in (0, 4):
@@ -86,7 +86,8 @@ def test_episodes_hold_past_success_and_noise_is_executed() -> None:
     again = recording.demonstrate(simulation, renderer, SETTINGS, 5, action_noise=0.3)
     assert noisy is not None
     assert again is not None
-    assert not np.array_equal(noisy.actions[0], demonstration.actions[0])
+    np.testing.assert_array_equal(noisy.actions[0], demonstration.actions[0])  # the expert's, same state
+    assert not np.array_equal(noisy.states[1], demonstration.states[1])  # but another motion was executed
     np.testing.assert_array_equal(np.stack(noisy.actions), np.stack(again.actions))
     assert np.abs(np.stack(noisy.actions)).max() <= 1.0
 

@@ -8,11 +8,10 @@ import pytest
 
 pytest.importorskip("lerobot")
 
-from lerobot.configs import RGBEncoderConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.compute_stats import aggregate_stats, get_feature_stats
 
-from embodiments.dataset_writer import finish_dataset, image_stats
+from embodiments.dataset_writer import finish_dataset, image_stats, video_encoder
 from embodiments.so101 import recording
 from embodiments.so101.constants import JOINT_NAMES
 from embodiments.so101.twin import shards
@@ -187,7 +186,7 @@ def test_tables_have_the_columns_of_lerobots_own_writer(recorded, dataset, playe
         recording.dataset_features(96),
         root=tmp_path / "theirs",
         robot_type="so_follower",
-        rgb_encoder=recording.video_encoder(),
+        rgb_encoder=video_encoder(),
         streaming_encoding=True,
     )
     record, pictures = played_again[0]
@@ -287,7 +286,7 @@ def test_a_broken_recording_leaves_nothing_behind(tmp_path):
 
 def test_the_writer_refuses_wrong_columns(dataset):
     with pytest.raises(ValueError, match="no episodes to write"):
-        finish_dataset(dataset.meta, [], RGBEncoderConfig(vcodec="h264"))
+        finish_dataset(dataset.meta, [])
 
 
 def test_image_statistics_of_a_known_histogram():
