@@ -91,6 +91,10 @@ class HybridConfig(PreTrainedConfig):
     text_dropout: float = 0.05
     rtc_share: float = 0.1  # samples whose first actions are given clean (training-time RTC)
     rtc_max_delay: int = 4
+    # Moments ahead, in frames, at which the goal readout alone must tell where the arm will be: what was asked
+    # is where the arm goes. The eyes are learned from this; it needs no label but the arm's own recording.
+    waypoint_offsets: list[int] = field(default_factory=list)
+    waypoint_weight: float = 0.0
     objects_weight: float = 0.0  # loss on privileged object positions; 0 switches it off
     objects_count: int = 0
     ema_decay: float = 0.996  # of the target frame encoder
@@ -164,6 +168,7 @@ class HybridConfig(PreTrainedConfig):
             )
 
     def _check_shares(self) -> None:
+        self._check_waypoints()
         for name in ("world_share", "text_dropout", "rtc_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; allowed 0 … 1")
@@ -176,6 +181,19 @@ class HybridConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"hybrid: objects_weight = {self.objects_weight} needs objects_count ≥ 1, "
                 "the number of object slots in the column privileged.objects"
+            )
+
+    def _check_waypoints(self) -> None:
+        offsets = list(self.waypoint_offsets)
+        if offsets != sorted(set(offsets)) or (offsets and offsets[0] < 1):
+            raise ConfigurationError(
+                f"hybrid: waypoint_offsets = {offsets}; give strictly increasing frame counts from 1, "
+                "e.g. [4, 8, 12, 16, 20]"
+            )
+        if self.waypoint_weight < 0 or (self.waypoint_weight > 0 and not offsets):
+            raise ConfigurationError(
+                f"hybrid: waypoint_weight = {self.waypoint_weight} with waypoint_offsets = {offsets}; give a "
+                "weight of 0 or more, and offsets with a weight above 0"
             )
 
     def _check_normalisation(self) -> None:
@@ -235,6 +253,11 @@ class HybridConfig(PreTrainedConfig):
     def cameras(self) -> dict[str, str]:
         """Camera short names → observation keys, in the dataset's order."""
         return {key.split(".")[-1]: key for key in self.image_features}
+
+    @property
+    def asked_size(self) -> int:
+        """Numbers the goal readout finds in one observation, all views together."""
+        return len(self.cameras) * self.num_keypoints * (2 + self.keypoint_features)
 
     @property
     def state_size(self) -> int:

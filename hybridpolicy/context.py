@@ -29,6 +29,7 @@ class Sample:
         action_valid: (B, T) bool; all False marks an unlabelled sample.
         task: B texts, or None.
         index: (B,) int64 identity of each sample, for counter-based noise.
+        waypoints: (B, n, S) physical units, states at `waypoint_offsets`, the last one past the end; or None.
         objects: (B, K, 2) m and (B, K) bool present, privileged; or None.
         target: (B, 2) m and (B,) bool present, the object the instruction names, privileged; or None.
     """
@@ -41,6 +42,7 @@ class Sample:
     action_valid: Tensor | None
     task: list[str] | None
     index: Tensor
+    waypoints: Tensor | None
     objects: tuple[Tensor, Tensor] | None
     target: tuple[Tensor, Tensor] | None
 
@@ -133,6 +135,7 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
         action_valid=None if action is None else _valid(batch, "action", tuple(action.shape[:2]), device),
         task=[task] * count if isinstance(task, str) else task,
         index=torch.arange(count, device=device) if index is None else index.view(-1).long().to(device),
+        waypoints=batch.get("waypoints"),
         objects=objects,
         target=target,
     )

@@ -35,6 +35,8 @@ class Embodiment(nn.Module):
             self.state_in = nn.Linear(states, width)
             self.state_future_in = nn.Linear(states, width)
             self.state_future_out = nn.Linear(width, states)
+            if config.waypoint_weight > 0:
+                self.waypoints_out = nn.Linear(config.asked_size + states, len(config.waypoint_offsets) * states)
         self.action_in = nn.Linear(actions, width)
         self.action_out = nn.Linear(width, actions)
         self.action_mask = nn.Parameter(torch.zeros(actions))
@@ -74,6 +76,15 @@ class Embodiment(nn.Module):
             )
         physical = state * (self.state_std + 1e-8) + self.state_mean
         return physical[:, : self.action_mean.numel()].unsqueeze(1)
+
+    def read_waypoints(self, asked: Tensor, state: Tensor) -> Tensor:
+        """What the goal readout found (B, V·P, F), state now (B, S) → states at the waypoints, (B, n, S)."""
+        found = self.waypoints_out(torch.cat((asked.flatten(1), state), dim=1))
+        return found.unflatten(1, (-1, state.shape[1]))
+
+    def normalise_state(self, physical: Tensor) -> Tensor:
+        """(…, S) physical units → as the pipeline normalises states."""
+        return (physical - self.state_mean) / (self.state_std + 1e-8)
 
     def to_network(self, action: Tensor, state: Tensor | None) -> Tensor:
         """Pipeline-normalised actions (B, T', A), state (B, S) at chunk time → what the network predicts.

@@ -1,5 +1,6 @@
 """`HybridPolicy`: the policy as LeRobot knows it. The thinking is in `network` and `queries`."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from copy import copy
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
-from hybridpolicy.context import present
+from hybridpolicy.context import Sample, present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.embodiment import Embodiment
@@ -26,6 +27,7 @@ from hybridpolicy.queries import Queries
 from hybridpolicy.rate import RateWatch
 from hybridpolicy.statistics import relative_action_std
 
+logger = logging.getLogger(__name__)
 _ACTING = 1 << 40  # noise counters of acting start here, far from any training step
 LANGUAGE_MODEL = "network.goal.model."
 GOAL_HASH = "goal_sha256"
@@ -58,7 +60,7 @@ class HybridPolicy(PreTrainedPolicy):
         self.register_buffer("train_step", torch.zeros((), dtype=torch.int64))
         if dataset_stats is not None:
             self.set_statistics(dataset_stats, dataset_meta)
-        self._checked = False
+        self._checked = self._labels_checked = False
         self._rate = RateWatch()
         self.reset()
 
@@ -102,6 +104,8 @@ class HybridPolicy(PreTrainedPolicy):
         self._checked = True
         self.embodiment.check_statistics()
         labelled = sample.action is not None and bool(sample.action_valid.any())
+        if labelled and not self._labels_checked:
+            self._report_missing_labels(sample)
         row = COUPLINGS[self.config.coupling]
         due = not self.training or not labelled or self.needs_future(step)  # a held-out loss is always whole
         future = row.world and sample.times > 1 and due
@@ -112,6 +116,21 @@ class HybridPolicy(PreTrainedPolicy):
             )
         objective = Objective(self.network, self.embodiment, self.config)
         return objective(sample, step, labelled, future)
+
+    def _report_missing_labels(self, sample: Sample) -> None:
+        """Says once which auxiliary losses this data cannot train; a real arm knows no object positions."""
+        self._labels_checked = True
+        config = self.config
+        wanted = (
+            ("waypoint_weight", "waypoints", sample.waypoints, "`hybridpolicy train` gives them"),
+            ("objects_weight", "privileged.objects", sample.objects, "a simulator's recording has it"),
+        )
+        for name, key, value, where in wanted:
+            if getattr(config, name) > 0 and value is None:
+                logger.warning(
+                    "hybrid: %s = %g, and the batches hold no %s: training goes on without that loss (%s)",
+                    name, getattr(config, name), key, where,
+                )  # fmt: skip
 
     def update(self) -> None:
         """After every optimizer step: the target frame encoder follows, the noise counter advances."""

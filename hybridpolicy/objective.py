@@ -17,6 +17,7 @@ from hybridpolicy.frames import collapse_penalty, normalise_latents
 from hybridpolicy.losses import (
     action_loss,
     frame_validity,
+    masked_mean,
     objects_loss,
     step_weights,
     token_validity,
@@ -60,6 +61,8 @@ class Objective:
             parts.append(self._action_part(sample, plan, chunk, wanted))
         if future:
             parts.append(self._world_part(sample, plan, context, predicted, target))
+        if config.waypoint_weight > 0 and sample.waypoints is not None and context.state is not None:
+            parts.append(self._waypoint_part(sample, context, shown))
         if config.objects_weight > 0:
             parts += self._privileged_parts(sample, context, shown)
         loss = torch.stack([value for value, _ in parts]).sum()
@@ -89,6 +92,14 @@ class Objective:
         if sample.size > 1:
             report["latent_deviation"] = float(context.latents.std(dim=0).min())
         return config.world_weight * loss, report
+
+    def _waypoint_part(self, sample: Sample, context: Context, shown: Tensor | None) -> Part:
+        """Where the arm will be, read linearly from what the goal readout found; only where text is shown."""
+        wanted = self.embodiment.normalise_state(sample.waypoints)
+        found = self.embodiment.read_waypoints(context.asked, context.state).float()
+        valid = wanted.new_ones(sample.size, dtype=torch.bool) if shown is None else shown
+        loss = masked_mean((found - wanted).abs(), valid[:, None, None])
+        return self.config.waypoint_weight * loss, {"waypoint_loss": float(loss.detach())}
 
     def _privileged_parts(self, sample: Sample, context: Context, shown: Tensor | None) -> list[Part]:
         """All objects from the latents; the named one from what the goal readout found."""

@@ -22,9 +22,10 @@ _PASSED_ON_BY_LEROBOT = ("observation.", "action")
 
 
 def policy_window(policy_config: Any) -> Window:
-    """The offsets LeRobot's own loader would use for this policy."""
+    """The offsets LeRobot's own loader would use for this policy, and its waypoints."""
     observed = tuple(policy_config.observation_delta_indices or (0,))
-    return Window(observed, tuple(policy_config.action_delta_indices or (0,)))
+    waypoints = policy_config.waypoint_offsets if getattr(policy_config, "waypoint_weight", 0) > 0 else ()
+    return Window(observed, tuple(policy_config.action_delta_indices or (0,)), tuple(waypoints))
 
 
 class Feed:

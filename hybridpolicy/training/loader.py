@@ -34,10 +34,14 @@ _CHOICE, _FRAMES, _IMAGES = range(3)  # what a random stream is for
 
 @dataclass(frozen=True)
 class Window:
-    """What is gathered around a sampled frame, as offsets in frames; the first observation offset is 0."""
+    """What is gathered around a sampled frame, as offsets in frames; the first observation offset is 0.
+
+    waypoint_offsets: where only the state is gathered, as `waypoints`.
+    """
 
     observation_offsets: tuple[int, ...]
     action_offsets: tuple[int, ...]
+    waypoint_offsets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.observation_offsets or self.observation_offsets[0] != 0:
@@ -143,6 +147,9 @@ class SourceReader:
         if self.has_actions:
             near, batch["action_is_pad"] = self._clamp(rows, self._window.action_offsets)
             batch["action"] = self._columns["action"][near]
+            if self._window.waypoint_offsets and "observation.state" in self._columns:
+                near, _ = self._clamp(rows, self._window.waypoint_offsets)
+                batch["waypoints"] = self._columns["observation.state"][near]
         if "task" not in self.source.drop and self.cache.tasks:
             batch["task"] = [self.cache.tasks[i] for i in self.cache.columns["task_index"][rows]]
         return batch

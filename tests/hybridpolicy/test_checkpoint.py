@@ -29,6 +29,7 @@ CONFIGURATIONS = [
     {"coupling": "joint", "action_law": "flow", "world_law": "flow"},
     {"action_convention": "relative"},
     {"objects_weight": 1.0, "objects_count": 3},
+    {"waypoint_weight": 1.0, "waypoint_offsets": [3, 6]},
     {"state": False},
     {"goal_layers": 1, "goal_tokens": 3},
 ]

@@ -51,6 +51,8 @@ REFUSED = [
         for value in (0.0, 1.5)
     ),
     ({"objects_weight": 1.0}, "objects_weight = 1.0 needs objects_count"),
+    ({"waypoint_weight": 1.0}, "waypoint_offsets = ..; give a weight of 0 or more, and offsets"),
+    ({"waypoint_offsets": [8, 4]}, "waypoint_offsets = .8, 4.; give strictly increasing"),
     (
         {"action_convention": "relative", "normalization_mapping": {"ACTION": NormalizationMode.MIN_MAX}},
         "relative with normalization_mapping .*MIN_MAX.* need MEAN_STD",

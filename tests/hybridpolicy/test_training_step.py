@@ -36,10 +36,11 @@ def test_ten_steps_on_one_batch_lower_the_loss(make_policy, make_batch, train_st
 @pytest.mark.parametrize(("coupling", "law"), ROWS)
 def test_gradients_reach_every_live_weight(make_policy, make_batch, coupling, law):
     fields = {"objects_weight": 1.0, "objects_count": 2, "rtc_share": 0.5}
+    fields |= {"waypoint_weight": 1.0, "waypoint_offsets": [3, 6]}
     policy = make_policy(coupling=coupling, action_law=law, world_law=law, **fields).train()
     objects = {"privileged.objects": torch.rand(32, 4), "privileged.present": torch.ones(32, 2)}
     privileged = objects | {"privileged.target": torch.rand(32, 3) + 0.5}
-    loss, _ = policy.forward(make_batch(32) | privileged)
+    loss, _ = policy.forward(make_batch(32) | privileged | {"waypoints": torch.randn(32, 2, 4)})
     loss.backward()
     dead = [
         name
@@ -55,6 +56,34 @@ def test_gradients_reach_every_live_weight(make_policy, make_batch, coupling, la
     assert set(dead) - set(expected_dead) == set()
     frozen = {name for name, parameter in policy.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in policy.named_parameters() if ".target_frames." in name}
+
+
+def test_waypoints_train_the_goal_readout_and_only_where_the_text_is_shown(make_policy, make_batch):
+    fields = {"waypoint_weight": 1.0, "waypoint_offsets": [3, 6]}
+    batch = make_batch(16) | {"waypoints": torch.randn(16, 2, 4) * 20.0}
+    with_text = make_policy(text_dropout=0.0, **fields).train()
+    without = make_policy(text_dropout=1.0, **fields).train()
+    assert with_text.forward(batch)[1]["waypoint_loss"] > 0.1
+    assert without.forward(batch)[1]["waypoint_loss"] == 0.0
+    sample = present(batch, with_text.config)
+    context = with_text.network.encode_context(sample, with_text.embodiment)
+    found = with_text.embodiment.read_waypoints(context.asked, context.state)
+    assert found.shape == (16, 2, 4)
+    found.sum().backward()
+    touched = {n for n, p in with_text.network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(name.startswith("goal_readout.front.film") for name in touched)
+    assert any(name.startswith("frames.encoders.wrist") for name in touched)
+    assert not any(name.startswith(("streams", "frames.latents")) for name in touched)
+
+
+def test_labels_the_data_does_not_hold_are_named_once(make_policy, make_batch, caplog):
+    fields = {"objects_weight": 1.0, "objects_count": 2, "waypoint_weight": 1.0, "waypoint_offsets": [3]}
+    policy = make_policy(**fields).train()
+    for _ in range(2):
+        policy.forward(make_batch(4))
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("hold no waypoints" in text for text in messages) == 1
+    assert sum("hold no privileged.objects" in text for text in messages) == 1
 
 
 @pytest.mark.parametrize(("coupling", "law"), ROWS)

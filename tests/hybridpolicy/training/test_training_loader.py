@@ -75,6 +75,19 @@ def test_windows_and_pads_equal_lerobots_for_every_frame(video_dataset, cache_di
     assert batch["action"].shape == (len(stock), 6, STATE)
 
 
+def test_waypoints_are_later_states_and_stay_in_the_episode(video_dataset, tmp_path):
+    source = DatasetSource(str(video_dataset))
+    reader = open_readers([source], Window((0,), (0,), (2, 50)), tmp_path)[0]
+    columns, ends = reader.cache.columns, reader.cache.episode_to
+    rows = reader.cache.episode_from.copy()
+    found = reader.gather(rows, world=False)["waypoints"]
+    assert found.shape == (len(rows), 2, STATE)
+    np.testing.assert_array_equal(found[:, 0], columns["observation.state"][rows + 2])
+    np.testing.assert_array_equal(found[:, 1], columns["observation.state"][ends - 1])
+    plain = open_readers([source], Window((0,), (0,)), tmp_path)[0]
+    assert "waypoints" not in plain.gather(rows, world=False)
+
+
 def test_without_future_only_the_present_is_gathered(open_loader):
     loader = open_loader(needs_future=lambda step: step % 2 == 0, first_step=10)
     labelled = [step for step in range(40) if loader.choose(step).has_actions]
