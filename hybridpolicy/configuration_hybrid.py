@@ -91,8 +91,8 @@ class HybridConfig(PreTrainedConfig):
     text_dropout: float = 0.05
     rtc_share: float = 0.1  # samples whose first actions are given clean (training-time RTC)
     rtc_max_delay: int = 4
-    # Moments ahead, in frames, at which the goal readout alone must tell where the arm will be: what was asked
-    # is where the arm goes. The eyes are learned from this; it needs no label but the arm's own recording.
+    # Frames ahead at which the goal readout alone must tell where the arm will be: where it goes is what was
+    # asked. The eyes are learned from this; it needs no label but the arm's own recording.
     waypoint_offsets: list[int] = field(default_factory=list)
     waypoint_weight: float = 0.0
     objects_weight: float = 0.0  # loss on privileged object positions; 0 switches it off

@@ -36,7 +36,8 @@ class Embodiment(nn.Module):
             self.state_future_in = nn.Linear(states, width)
             self.state_future_out = nn.Linear(width, states)
             if config.waypoint_weight > 0:
-                self.waypoints_out = nn.Linear(config.asked_size + states, len(config.waypoint_offsets) * states)
+                moments = len(config.waypoint_offsets)
+                self.waypoints_out = nn.Linear(config.asked_size + states, moments * states)
         self.action_in = nn.Linear(actions, width)
         self.action_out = nn.Linear(width, actions)
         self.action_mask = nn.Parameter(torch.zeros(actions))
