@@ -9,15 +9,17 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
 from recipes.twin.job import Budget, run_job
 
-DEMONSTRATIONS, PLAY = 1000, 400  # episodes
-HELD_OUT = 40  # last demonstrations, kept for the figures of the world stream
+BUDGET = Budget(
+    demonstrations=1000, play=400, held_out=40,
+    success=96, swapped=96, paraphrase=48, absent=24, two_stage=24,
+)  # fmt: skip
 ACTION_FREE = ("action", "observation.state", "task")
 
 
 def recipe(root: str = "outputs/quickstart") -> TrainConfig:
     """World prior on action-free video, then trunk and expert on demonstrations."""
     demonstrations, play = f"{root}/data/demonstrations", f"{root}/data/play"
-    seen = tuple(range(DEMONSTRATIONS - HELD_OUT))
+    seen = tuple(range(BUDGET.demonstrations - BUDGET.held_out))
     return TrainConfig(
         name="so101_quickstart",
         policy=HybridConfig(
@@ -67,14 +69,4 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
 
 def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | None = None) -> Path:
     """Records, trains, evaluates and reports; returns the path of the page."""
-    budget = Budget(
-        demonstrations=DEMONSTRATIONS,
-        play=PLAY,
-        held_out=HELD_OUT,
-        success=96,
-        swapped=96,
-        paraphrase=48,
-        absent=24,
-        two_stage=24,
-    )
-    return run_job(config or recipe(str(output)), output, budget, Variation(), seed=seed, progress=progress)
+    return run_job(config or recipe(str(output)), output, BUDGET, Variation(), seed=seed, progress=progress)

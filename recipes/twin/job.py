@@ -152,7 +152,7 @@ def measure(
     policy = actor.policy
     fitting, held_out = _readers(config, budget)
     with progress("world, latency, loader", 4, "steps") as bar:
-        world = measure_world(policy, actor.preprocessor, fitting, held_out)
+        world = world_figures(actor, config, budget)
         bar.advance()
         decoder = fit_decoder(policy, actor.preprocessor, fitting, CAMERA, 4000, budget.decoder_steps)
         strips = future_strips(policy, actor.preprocessor, held_out, decoder, CAMERA, budget.strips)
@@ -165,15 +165,7 @@ def measure(
                                 image_size=(size[0], size[1]), augmentation=config.augmentation)  # fmt: skip
         bar.advance()
     figures = {
-        "world": {
-            "skill": world.skill,
-            "skill_by_offset": {str(k): v for k, v in world.skill_by_offset.items()},
-            "probe_r2": world.probe_r2,
-            "probe_r2_imagined": world.probe_r2_imagined,
-            "rank": world.rank,
-            "width": world.width,
-            "fps": policy.config.fps,
-        },
+        "world": world,
         "latency_ms": latency,
         "loader": {
             "samples_per_s": loader.samples_per_s,
@@ -181,6 +173,20 @@ def measure(
         },
     }
     return figures, strips
+
+
+def world_figures(actor: Actor, config: TrainConfig, budget: Budget) -> dict[str, Any]:
+    """The report's `world`: how well the world stream imagines held-out demonstrations."""
+    world = measure_world(actor.policy, actor.preprocessor, *_readers(config, budget))
+    return {
+        "skill": world.skill,
+        "skill_by_offset": {str(k): v for k, v in world.skill_by_offset.items()},
+        "probe_r2": world.probe_r2,
+        "probe_r2_imagined": world.probe_r2_imagined,
+        "rank": world.rank,
+        "width": world.width,
+        "fps": actor.policy.config.fps,
+    }
 
 
 def _readers(config: TrainConfig, budget: Budget) -> tuple[SourceReader, SourceReader]:

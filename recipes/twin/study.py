@@ -1,0 +1,159 @@
+"""A study: variants of one recipe at equal samples, several seeds, the same held-out scenes, one table.
+
+Every cell (a variant with a seed) is kept in its own folder; run again, a study goes on with those missing.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embodiments.so101.twin.variation import Variation
+from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.stats import Interval, bootstrap_mean, paired_bootstrap
+from hybridpolicy.training.config import TrainConfig
+from recipes.job import git_revision, machine, train
+from recipes.twin import suites
+from recipes.twin.job import Budget, record, world_figures
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train. `factors` says what it is; two variants that differ in one factor are compared."""
+
+    factors: dict[str, str]
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        return "_".join(f"{factor}-{level}" for factor, level in self.factors.items())
+
+
+def run_study(
+    title: str,
+    command: str,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    output: Path,
+    budget: Budget,
+    variation: Variation,
+    progress: Any,
+) -> Path:
+    """Trains and evaluates every cell that is not there yet; returns the path of study.json.
+
+    Raises:
+        ConfigurationError: the variants see different numbers of samples.
+    """
+    totals = {variant.name: variant.config.total_samples for variant in variants}
+    if len(set(totals.values())) != 1:
+        raise ConfigurationError(f"study {title!r}: variants see {totals} samples; make them equal")
+    record(output / "data", budget, variation, 0, progress)
+    cells: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
+    for seed in seeds:
+        for variant in variants:
+            folder = output / "cells" / variant.name / f"seed{seed}"
+            cells[variant.name].append(_cell(variant, seed, folder, budget, variation, progress))
+    study = {
+        "title": title,
+        "command": command,
+        "machine": machine(),
+        "git": git_revision(),
+        "seeds": list(seeds),
+        "samples": next(iter(totals.values())),
+        "variants": [_row(variant, cells[variant.name]) for variant in variants],
+        "effects": [_effect(*pair, cells) for pair in _pairs(variants)],
+    }
+    path = output / "study.json"
+    path.write_text(json.dumps(study, indent=2) + "\n")
+    return path
+
+
+def _cell(
+    variant: Variant, seed: int, folder: Path, budget: Budget, variation: Variation, progress: Any
+) -> dict[str, Any]:
+    path = folder / "cell.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    policy = replace(variant.config.policy, seed=seed)
+    config = replace(variant.config, seed=seed, policy=policy, output_dir=str(folder / "train"))
+    summary = train(config)
+    actor = Actor.load(summary.policy_path)
+    drawn = suites.draw_suites(budget.success, budget.swapped, 0, 0, 0, variation)
+    with progress(f"evaluating {variant.name}, seed {seed}", budget.success, "episodes") as bar:
+        normal = suites.play(actor, drawn.success, progress=bar.update)
+    with progress(f"swapped, {variant.name}, seed {seed}", budget.swapped, "episodes") as bar:
+        swapped = suites.play(actor, drawn.swapped, progress=bar.update)
+    cell = {
+        "seed": seed,
+        "outcomes": [int(played.success[0]) for played in normal],
+        "families": [played.scenario.family for played in normal],
+        "followed": float(np.mean([played.success[0] for played in swapped])),
+        "swapped_success": float(np.mean([played.success[1] for played in swapped])),
+        "world": world_figures(actor, config, budget),
+        "train_minutes": summary.seconds / 60.0,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(cell))
+    return cell
+
+
+def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One variant over all seeds."""
+    outcomes = [bool(x) for cell in cells for x in cell["outcomes"]]
+    families = [family for cell in cells for family in cell["families"]]
+    by_family = {
+        name: float(np.mean([x for x, family in zip(outcomes, families, strict=True) if family == name]))
+        for name in dict.fromkeys(families)
+    }
+    by_seed = [float(np.mean(cell["outcomes"])) for cell in cells]
+    return {
+        **variant.factors,
+        "success": {**suites.rate(outcomes), "by_seed": by_seed, "by_family": by_family},
+        "seeds_mean": _figure(bootstrap_mean(by_seed)),
+        "language": {
+            name: float(np.mean([cell[name] for cell in cells])) for name in ("followed", "swapped_success")
+        },
+        "world": {
+            name: float(np.mean([cell["world"][name] for cell in cells]))
+            for name in ("skill", "probe_r2", "probe_r2_imagined", "rank")
+        },
+        "train_minutes": [cell["train_minutes"] for cell in cells],
+    }
+
+
+def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant, str]]:
+    """Pairs that differ in one factor, and which."""
+    for first, second in combinations(variants, 2):
+        different = [name for name in first.factors if first.factors[name] != second.factors[name]]
+        if len(different) == 1:
+            yield first, second, different[0]
+
+
+def _effect(
+    first: Variant, second: Variant, factor: str, cells: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Success of `first` minus that of `second` on the same scenes, resampled over whole seeds."""
+    left, right = cells[first.name], cells[second.name]
+    groups = [cell["seed"] for cell in left for _ in cell["outcomes"]]
+    interval = paired_bootstrap(
+        [x for cell in left for x in cell["outcomes"]],
+        [x for cell in right for x in cell["outcomes"]],
+        groups=groups if len(left) > 1 else None,
+    )
+    held = {name: level for name, level in first.factors.items() if name != factor}
+    return {
+        "factor": factor,
+        "compared": f"{first.factors[factor]} − {second.factors[factor]}",
+        "holding": held,
+        "difference": _figure(interval),
+    }
+
+
+def _figure(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -1,0 +1,85 @@
+"""A study in miniature: equal samples, cells kept and gone on with, effects between what differs in one thing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from embodiments.so101.twin.variation import Variation
+from hybridpolicy.errors import ConfigurationError
+from recipes import stage1_study
+from recipes.commands.progress import progress
+from recipes.twin.job import Budget
+from recipes.twin.study import Variant, run_study
+
+BUDGET = Budget(
+    demonstrations=12, play=4, held_out=3, success=3, swapped=3, paraphrase=0, absent=0, two_stage=0
+)
+
+
+def small(root):
+    """The study's own recipe on numbers too small to learn anything."""
+    config = stage1_study.recipe(str(root))
+    seen = tuple(range(BUDGET.demonstrations - BUDGET.held_out))
+    stages = [
+        replace(
+            stage,
+            samples=64,
+            batch_size=16,
+            sources=[replace(s, episodes=seen) if s.episodes else s for s in stage.sources],
+        )
+        for stage in config.stages
+    ]
+    return replace(config, stages=stages, log_every=2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    output = tmp_path_factory.mktemp("study")
+    variants = stage1_study.variants(small(output))
+    chosen = [variant for variant in variants if variant.factors["privileged"] == "without"]
+    path = run_study("mini", "command", chosen, (0,), output, BUDGET, Variation(), progress)
+    return output, chosen, path
+
+
+def test_the_four_cells_see_equally_many_samples(tmp_path):
+    variants = stage1_study.variants(stage1_study.recipe(str(tmp_path)))
+    assert len({variant.name for variant in variants}) == 4
+    assert len({variant.config.total_samples for variant in variants}) == 1
+    for variant in variants:
+        assert len(variant.config.stages) == (2 if variant.factors["stage1"] == "with" else 1)
+        assert (variant.config.policy.objects_weight > 0) == (variant.factors["privileged"] == "with")
+
+
+def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
+    _, chosen, path = finished
+    study = json.loads(path.read_text())
+    assert [row["stage1"] for row in study["variants"]] == ["with", "without"]
+    assert study["samples"] == chosen[0].config.total_samples
+    for row in study["variants"]:
+        assert row["success"]["episodes"] == BUDGET.success
+        assert len(row["success"]["by_seed"]) == 1
+    (effect,) = study["effects"]
+    assert effect["factor"] == "stage1"
+    assert effect["holding"] == {"privileged": "without"}
+    rates = [row["success"]["rate"] for row in study["variants"]]
+    assert effect["difference"]["value"] == pytest.approx(rates[0] - rates[1])
+
+
+def test_a_study_goes_on_with_the_cells_that_are_missing(finished):
+    output, chosen, path = finished
+    before = json.loads(path.read_text())
+    kept = output / "cells" / chosen[0].name / "seed0" / "cell.json"
+    stamp = kept.stat().st_mtime_ns
+    again = run_study("mini", "command", chosen, (0,), output, BUDGET, Variation(), progress)
+    assert kept.stat().st_mtime_ns == stamp
+    assert json.loads(again.read_text()) == before
+
+
+def test_unequal_samples_are_refused(tmp_path):
+    config = small(tmp_path)
+    shorter = replace(config, stages=config.stages[1:])
+    pair = [Variant({"stage1": "with"}, config), Variant({"stage1": "without"}, shorter)]
+    with pytest.raises(ConfigurationError, match="make them equal"):
+        run_study("mini", "command", pair, (0,), tmp_path, BUDGET, Variation(), progress)
+    assert not (tmp_path / "data").exists()
