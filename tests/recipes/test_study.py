@@ -1,4 +1,4 @@
-"""A study in miniature: equal samples, cells kept and gone on with, effects between what differs in one thing."""
+"""A study in miniature: equal samples, cells kept and gone on with, effects of what differs in one thing."""
 
 import json
 from dataclasses import replace
