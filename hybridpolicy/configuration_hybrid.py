@@ -88,7 +88,9 @@ class HybridConfig(PreTrainedConfig):
     world_share: float = 0.25  # share of micro-batches that carry future frames and the world loss
     world_weight: float = 0.25
     collapse_weight: float = 0.05
-    text_dropout: float = 0.05
+    text_dropout: float = 0.05  # samples that hide the text, the state, one of several cameras
+    state_dropout: float = 0.05
+    camera_dropout: float = 0.05
     rtc_share: float = 0.1  # samples whose first actions are given clean (training-time RTC)
     rtc_max_delay: int = 4
     # Frames ahead at which the goal readout alone must tell where the arm will be: where it goes is what was
@@ -169,7 +171,7 @@ class HybridConfig(PreTrainedConfig):
 
     def _check_shares(self) -> None:
         self._check_waypoints()
-        for name in ("world_share", "text_dropout", "rtc_share"):
+        for name in ("world_share", "text_dropout", "state_dropout", "camera_dropout", "rtc_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; allowed 0 … 1")
         if not 0.0 < self.action_step_decay <= 1.0:

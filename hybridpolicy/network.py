@@ -19,6 +19,21 @@ from hybridpolicy.streams import Prefix, TwoStreams
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the context of each sample may hold, (B,) bool each; None shows all there is.
+
+    Training hides text, state or a camera now and then, so that one that is absent at run time is familiar.
+    """
+
+    text: Tensor | None = None
+    state: Tensor | None = None
+    cameras: dict[str, Tensor] | None = None
+
+
+EVERYTHING = Shown()
+
+
+@dataclass(frozen=True)
 class Context:
     """Everything an observation contributes, computed once: valid for every coupling, query, step and
     candidate.
@@ -50,6 +65,12 @@ class Future:
 
     latents: Tensor
     state: Tensor | None
+
+
+def _token_mask(tokens: Tensor, seen: Tensor | None) -> Tensor:
+    """(B, N, D) tokens of samples that are `seen` (B,) → (B, N) bool."""
+    mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    return mask if seen is None else mask & seen[:, None]
 
 
 def _positions(*shape: int) -> nn.Parameter:
@@ -110,13 +131,13 @@ class HybridNetwork(nn.Module):
         self,
         sample: Sample,
         embodiment: Embodiment,
-        text_visible: Tensor | None = None,
+        shown: Shown = EVERYTHING,
         with_reference: bool = True,
     ) -> Context:
         """Runs the context tokens once.
 
         Args:
-            text_visible: (B,) bool; False hides the text of a sample. None shows every text there is.
+            shown: what of each sample is shown; the rest is seen by no token.
             with_reference: in training, also encode the frames with the target weights; only W needs that.
         """
         now = {name: frames[:, 0] for name, frames in sample.frames.items()}
@@ -127,20 +148,21 @@ class HybridNetwork(nn.Module):
         frozen = normalise_latents(online.detach())
         if online_pass and with_reference:
             frozen = self._target_latents(now)
-        tokens, visible, goal = self._goal_tokens(sample, text_visible)
+        tokens, text_visible, goal = self._goal_tokens(sample, shown.text)
+        visible = [] if not tokens else [(tokens[0], text_visible)]
         asked = {name: self.goal_readout[name](maps[name], goal) for name in now}
         for name in now:
             view = self.view_position[name]
             latent = self.latent_in(normalise_latents(latents[name]))
-            tokens += [latent + view[0], self.goal_latent_in(asked[name]) + view[1]]
+            tokens = [latent + view[0], self.goal_latent_in(asked[name]) + view[1]]
+            seen = None if shown.cameras is None else shown.cameras[name]
+            visible += [(token, seen) for token in tokens]
         state = None if sample.state is None else sample.state[:, 0]
         if state is not None:
-            tokens.append((embodiment.state_in(state) + self.state_position).unsqueeze(1))
-        joined = torch.cat(tokens, dim=1)
-        shown = torch.ones(joined.shape[:2], dtype=torch.bool, device=joined.device)
-        if visible is not None:
-            shown[:, : self.config.goal_tokens] = visible[:, None]
-        prefix = self.streams.encode(joined, shown)
+            visible.append(((embodiment.state_in(state) + self.state_position).unsqueeze(1), shown.state))
+        joined = torch.cat([token for token, _ in visible], dim=1)
+        mask = torch.cat([_token_mask(token, seen) for token, seen in visible], dim=1)
+        prefix = self.streams.encode(joined, mask)
         return Context(prefix, frozen, online, torch.cat(list(asked.values()), dim=1), tuple(now), state)
 
     def _goal_tokens(

@@ -24,11 +24,24 @@ from hybridpolicy.losses import (
     world_loss,
     world_skill,
 )
-from hybridpolicy.network import Context, Future, HybridNetwork
+from hybridpolicy.network import Context, Future, HybridNetwork, Shown
 from hybridpolicy.plan import TrainingPlan, training_plan
 
 Part = tuple[Tensor, dict[str, float]]
 """A weighted term of the loss, and what is reported of it."""
+
+
+def draw_shown(config: HybridConfig, noise: CounterNoise, sample: Sample) -> Shown:
+    """What each sample shows: now and then no text, no state, or one camera less (never the last one)."""
+    text = noise.uniform("text", 1)[:, 0] >= config.text_dropout if sample.task is not None else None
+    state = noise.uniform("state", 1)[:, 0] >= config.state_dropout if sample.state is not None else None
+    if len(sample.frames) < 2:
+        return Shown(text, state)
+    dropped = noise.uniform("camera", 2)
+    choice = (dropped[:, 1] * len(sample.frames)).long()
+    hidden = dropped[:, 0] < config.camera_dropout
+    cameras = {name: ~(hidden & (choice == view)) for view, name in enumerate(sample.frames)}
+    return Shown(text, state, cameras)
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,7 @@ class Objective:
         config = self.config
         noise = CounterNoise(config.seed, step, sample.index)
         plan = training_plan(config, COUPLINGS[config.coupling], noise, labelled, future)
-        shown = None
-        if sample.task is not None:
-            shown = noise.uniform("text", 1)[:, 0] >= config.text_dropout
+        shown = draw_shown(config, noise, sample)
         context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
         target = self.network.encode_future(sample) if future else None
         wanted = self.embodiment.to_network(sample.action, context.state) if plan.action else None
@@ -62,9 +73,9 @@ class Objective:
         if future:
             parts.append(self._world_part(sample, plan, context, predicted, target))
         if config.waypoint_weight > 0 and sample.waypoints is not None and context.state is not None:
-            parts.append(self._waypoint_part(sample, context, shown))
+            parts.append(self._waypoint_part(sample, context, shown.text))
         if config.objects_weight > 0:
-            parts += self._privileged_parts(sample, context, shown)
+            parts += self._privileged_parts(sample, context, shown.text)
         loss = torch.stack([value for value, _ in parts]).sum()
         report = {name: value for _, reported in parts for name, value in reported.items()}
         return loss, report | {"loss": float(loss.detach())}

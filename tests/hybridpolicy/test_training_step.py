@@ -8,8 +8,11 @@ import torch
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.flow import CounterNoise
 from hybridpolicy.frames import KeypointReadout, collapse_penalty, effective_rank
 from hybridpolicy.losses import action_loss, step_weights, world_skill
+from hybridpolicy.network import Shown
+from hybridpolicy.objective import draw_shown
 
 ROWS = [(row.name, law) for row in COUPLINGS.values() for law in ("regress", "flow")]
 WITH_WORLD = [(row, law) for row, law in ROWS if COUPLINGS[row].world]
@@ -168,7 +171,7 @@ def test_a_policy_without_a_state_at_all(make_policy, make_batch, train_steps):
 def test_no_text_at_run_time_is_what_dropout_showed_in_training(make_policy, make_batch):
     policy, batch = make_policy().eval(), make_batch(2, 0)
     hidden = torch.zeros(2, dtype=torch.bool)
-    dropped = policy.network.encode_context(present(batch, policy.config), policy.embodiment, hidden)
+    dropped = policy.network.encode_context(present(batch, policy.config), policy.embodiment, Shown(hidden))
     absent = policy.context({key: value for key, value in batch.items() if key != "task"})
     assert (len(dropped.prefix), len(absent.prefix)) == (2 + 9, 9)
     compared = list(zip(dropped.prefix.keys, absent.prefix.keys, strict=True))
@@ -328,3 +331,16 @@ def test_world_skill_is_one_when_perfect_and_zero_when_copying():
     broken = target.clone()
     broken[:, 1, 0] = 1e6
     assert world_skill(broken, target, last, valid) == pytest.approx([1.0, 1.0])
+
+
+def test_one_camera_at_most_is_hidden_and_no_sample_loses_all(make_config, make_batch):
+    config = make_config(camera_dropout=0.5, state_dropout=0.25, text_dropout=0.1)
+    sample = present(make_batch(2000), config)
+    shown = draw_shown(config, CounterNoise(0, 0, sample.index), sample)
+    hidden = torch.stack([~seen for seen in shown.cameras.values()])
+    assert int(hidden.sum(dim=0).max()) == 1
+    assert [float(each) for each in hidden.float().mean(dim=1)] == pytest.approx([0.25, 0.25], abs=0.05)
+    assert float((~shown.state).float().mean()) == pytest.approx(0.25, abs=0.05)
+    assert float((~shown.text).float().mean()) == pytest.approx(0.1, abs=0.03)
+    del sample.frames["wrist"]
+    assert draw_shown(config, CounterNoise(0, 0, sample.index), sample).cameras is None

@@ -7,6 +7,7 @@ from hybridpolicy import objective
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.flow import CounterNoise
+from hybridpolicy.network import Shown
 
 GROUPS = ("C", "W", "A")
 # (from, to): information may flow from the first to the second. The contract of architecture.md, written out.
@@ -221,17 +222,28 @@ def test_acting_without_a_future_costs_what_vla_costs(make_policy, make_batch):
     assert len(counts) == 6
 
 
-def test_a_hidden_text_is_seen_by_nobody(make_policy, make_batch):
+HIDDEN = torch.tensor([True, False])  # the first sample shows it, the second does not
+
+
+@pytest.mark.parametrize(
+    ("shown", "change"),
+    [
+        (Shown(text=HIDDEN), {"task": ["put the blue block into the bin"] * 2}),
+        (Shown(state=HIDDEN), {"observation.state": torch.ones(2, 4)}),
+        (
+            Shown(cameras={"front": torch.tensor([True, True]), "wrist": HIDDEN}),
+            {"observation.images.wrist": torch.ones(2, 3, 32, 32)},
+        ),
+    ],
+    ids=["text", "state", "camera"],
+)
+def test_what_is_hidden_is_seen_by_nobody(make_policy, make_batch, shown, change):
     policy = make_policy().eval()
     batch = make_batch(2, 0) | {"task": ["push the red block"] * 2}
-    sample = present(batch, policy.config)
-    hidden = torch.tensor([True, False])
     with torch.no_grad():
-        shown = policy.network.encode_context(sample, policy.embodiment, hidden)
-        other = policy.network.encode_context(
-            present(batch | {"task": ["put the blue block into the bin"] * 2}, policy.config),
-            policy.embodiment,
-            hidden,
+        shown, other = (
+            policy.network.encode_context(present(b, policy.config), policy.embodiment, shown)
+            for b in (batch, batch | change)
         )
         noise = CounterNoise(0, 0, torch.arange(2))
         change = (policy.queries.act(shown, noise) - policy.queries.act(other, noise)).abs().amax(dim=(1, 2))
