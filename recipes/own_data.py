@@ -16,6 +16,8 @@ from recipes.commands.data.location import locate
 KNOWN_ARMS: tuple[EmbodimentSpec, ...] = (SO101,)
 SMALLEST_SIDE = 96  # pixels of the shorter image side after resizing
 CHUNK_S, REPLAN_S = 0.8, 0.2
+WAYPOINTS_S = (0.4, 0.8, 1.2, 1.6, 2.0)
+ONSET_S, ONSET_SHARE = 0.3, 0.4  # with several instructions: the moments that tell what was asked
 PASSES = 25  # over the frames of the dataset, within the bounds below
 SAMPLES = (120_000, 2_000_000)
 
@@ -37,6 +39,7 @@ class DerivedArm:
     episodes: int
     frames: int
     tasks: tuple[str, ...]
+    has_state: bool
 
     def describe(self) -> str:
         """A few lines for a person."""
@@ -83,6 +86,7 @@ def derive_arm(meta: Any) -> DerivedArm:
         episodes=meta.total_episodes,
         frames=meta.total_frames,
         tasks=tuple(str(task) for task in meta.tasks.index),
+        has_state="observation.state" in features,
     )
     if known is not None and unit == "deg":
         _check_ranges(meta, arm, known)
@@ -155,7 +159,13 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
     chunk = max(round(CHUNK_S * arm.fps), 2)
     samples = int(np.clip(PASSES * arm.frames, *SAMPLES))
     tag = arm.known.tag if arm.known else "arm"
-    labelled = DatasetSource(root, repo_id, embodiment=tag)
+    labelled = DatasetSource(
+        root,
+        repo_id,
+        embodiment=tag,
+        onset_share=ONSET_SHARE if len(arm.tasks) > 1 else 0.0,
+        onset_frames=max(round(ONSET_S * arm.fps), 1),
+    )
     video = DatasetSource(root, repo_id, drop=("action", "observation.state", "task"), embodiment=tag)
     return TrainConfig(
         name="own_data",
@@ -169,10 +179,14 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
             rtc_max_delay=max(chunk // 2, 1),
             world_offsets=[max(chunk // 2, 1), chunk],
             image_size=image_size(arm.cameras),
+            world_share=0.4,
+            world_weight=0.5,
+            waypoint_weight=4.0 if arm.has_state else 0.0,
+            waypoint_offsets=sorted({max(round(s * arm.fps), 1) for s in WAYPOINTS_S}),
         ),
         stages=[
-            StageConfig("world", samples // 4, 64, 1e-3, [video]),
-            StageConfig("policy", samples, 64, 1e-3, [labelled]),
+            StageConfig("world", samples // 4, 32, 1e-3, [video]),
+            StageConfig("policy", samples, 32, 1e-3, [labelled]),
         ],
         output_dir=output,
         cache_dir=f"{output}/cache",

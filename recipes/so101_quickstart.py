@@ -34,6 +34,8 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             lexicon=[*LEXICON, ","],
             world_share=0.4,
             world_weight=0.5,
+            waypoint_weight=1.5,
+            waypoint_offsets=[4, 8, 12, 16, 20],
             objects_weight=1.0,
             objects_count=4,
         ),

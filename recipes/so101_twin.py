@@ -30,7 +30,6 @@ def recipe(root: str = "outputs/so101_twin") -> TrainConfig:
             objects_weight=0.0,
             objects_count=0,
             waypoint_weight=4.0,
-            waypoint_offsets=[4, 8, 12, 16, 20],
         ),
         stages=[
             replace(world, samples=80_000, sources=[_with_episodes(s, seen) for s in world.sources]),

@@ -44,7 +44,11 @@ class Actor:
             raise CheckpointError(
                 f"{folder}: no policy here ({error}); give the pretrained_model folder of a checkpoint"
             ) from error
-        pre, post = make_pre_post_processors(policy.config, pretrained_path=str(folder))
+        # The pipeline was saved with the device of training, which this machine need not have.
+        device = {"device_processor": {"device": policy.config.device}}
+        pre, post = make_pre_post_processors(
+            policy.config, pretrained_path=str(folder), preprocessor_overrides=device
+        )
         actor = cls(policy, pre, post)
         if imagine is not None:
             actor.set_imagine(imagine)

@@ -159,6 +159,7 @@ class Report(TypedDict):
     started: NotRequired[str]
     success: NotRequired[Success]
     two_stage: NotRequired[TwoStage]
+    imagining: NotRequired[Rate]
     language: NotRequired[Language]
     world: NotRequired[World]
     stage1: NotRequired[Stage1]
@@ -237,7 +238,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> Path:
 def _rate_problems(report: dict[str, Any]) -> list[str]:
     success = report.get("success", {})
     rates = {f"success.by_task.{name}": rate for name, rate in success.get("by_task", {}).items()}
-    rates |= {key: report[key] for key in ("success", "two_stage") if key in report}
+    rates |= {key: report[key] for key in ("success", "two_stage", "imagining") if key in report}
     problems = []
     for key, rate in rates.items():
         # Rounding to a few digits before writing must not be refused.

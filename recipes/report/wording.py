@@ -70,7 +70,7 @@ def measured(key: str, value: float, digits: int = 1) -> str:
         return f"{number(value, 2 + digits)}{THIN}ms"
     if name.endswith("_mib"):
         return f"{number(value, 2 + digits)}{THIN}MiB"
-    if section in ("success", "language", "stage1", "two_stage") and not name.endswith("motion"):
+    if section in ("success", "language", "stage1", "two_stage", "imagining") and not name.endswith("motion"):
         return percent(value, digits)
     return number(value, 2 + digits)
 

@@ -130,7 +130,7 @@ def evaluate(
         with progress("evaluating imagine = always", len(drawn.success), "episodes") as bar:
             imagining = suites.play(actor, drawn.success, progress=bar.update)
         actor.set_imagine(configured)
-        figures["details"]["success_imagine_always"] = suites.rate([p.success[0] for p in imagining])
+        figures["imagining"] = suites.rate([p.success[0] for p in imagining])
     return figures, [clip(p, actor.policy.config.n_action_steps) for p in played["success"] if p.frames]
 
 

@@ -10,6 +10,7 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError, QueryError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.flow import CounterNoise
+from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 
 ACTING = [(row.name, imagine) for row in COUPLINGS.values() for imagine in row.imagine]
 LAWS = ("regress", "flow")
@@ -28,7 +29,13 @@ def test_one_step_of_regression_is_masked_prediction(make_policy, make_batch):
 @pytest.mark.parametrize("given", [0, 1])
 def test_what_training_predicts_is_what_acting_gives(make_policy, make_batch, given):
     """With the future absent, training pass and acting pass are one function; also with a clean prefix."""
-    plain = {"text_dropout": 0.0, "collapse_weight": 0.0, "action_step_decay": 1.0}
+    plain = {
+        "text_dropout": 0.0,
+        "state_dropout": 0.0,
+        "camera_dropout": 0.0,
+        "collapse_weight": 0.0,
+        "action_step_decay": 1.0,
+    }
     policy = make_policy(coupling="vla", rtc_share=float(given), rtc_max_delay=1, **plain)
     batch = make_batch(4, 1)
     policy.network.target_frames.load_state_dict(policy.network.frames.state_dict())
@@ -266,3 +273,18 @@ def test_an_actor_forgets_planned_actions_between_episodes(make_policy):
     assert actor.queued == 1
     actor.reset()
     assert actor.queued == 0
+
+
+def test_an_actor_trained_on_another_device_acts_on_this_one(make_policy, stats, tmp_path):
+    policy = make_policy(coupling="vla")
+    policy.save_pretrained(tmp_path)
+    for pipeline in make_hybrid_pre_post_processors(policy.config, dataset_stats=stats):
+        pipeline.save_pretrained(tmp_path)
+    steps = tmp_path / "policy_preprocessor.json"
+    assert steps.read_text().count('"device": "cpu"') == 1
+    steps.write_text(steps.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the other device")
+    actor = Actor.load(tmp_path)
+    pixels = {name: np.zeros((1, 32, 32, 3), np.uint8) for name in policy.config.cameras}
+    assert actor.chunk(pixels, np.array([[10.0, -50.0, 80.0, 40.0]]), ["push"]).shape == (1, 4, 4)

@@ -62,7 +62,9 @@ def test_the_run_follows_from_the_dataset(recording):
     assert (policy.embodiment, policy.fps, policy.action_convention) == ("so101", 30.0, "relative")
     assert (policy.chunk_size, policy.n_action_steps, policy.world_offsets) == (24, 6, [12, 24])
     assert policy.image_size == [96, 128]
+    assert (policy.waypoint_offsets, policy.waypoint_weight) == ([12, 24, 36, 48, 60], 4.0)
     assert [stage.name for stage in config.stages] == ["world", "policy"]
+    assert config.stages[-1].sources[0].onset_share == 0.0  # one instruction: nothing to tell apart
 
 
 def test_one_command_trains_it(recording, tmp_path, capsys):

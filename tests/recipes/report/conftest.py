@@ -34,6 +34,7 @@ def report() -> dict[str, Any]:
             "by_task": {"touch_red": {**rate(24, 25), "label": "touch red"}, "push_blue": rate(19, 23)},
         },
         "two_stage": {**rate(9, 16), "instruction": "touch the red block, then push it"},
+        "imagining": rate(41, 48),
         "language": {
             "followed": 0.88, "followed_low": 0.81, "followed_high": 0.93,
             "swapped_success": 0.021, "swapped_low": 0.006, "swapped_high": 0.073,

@@ -116,6 +116,7 @@ READ_BY_PEOPLE = (
     "touch red",
     "push blue",
     "two-stage instruction",
+    "imagine = always",
     "1.31 M",
     "1 844 MiB",
     "Privileged loss: object positions",
