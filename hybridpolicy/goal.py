@@ -121,6 +121,7 @@ class GoalEncoder(nn.Module):
         self.unknown_words: tuple[str, ...] = ()
         self._reported: set[str] = set()
         self._cache: dict[str, Tensor] = {}
+        self._hidden: dict[str, Tensor] = {}  # of an insulated model, (N, hidden) a text
 
     def _keep_language_layers(self, count: int | None) -> None:
         """Drops the language model's head and, if asked, all layers after the first `count`."""
@@ -157,19 +158,32 @@ class GoalEncoder(nn.Module):
 
     def _encode(self, texts: list[str]) -> Tensor:
         """(U distinct texts) → (U, G, D)."""
+        hidden, padding = self._read_frozen(texts) if self.insulated else self._read(texts)
+        queries = self.queries.expand(len(texts), -1, -1)
+        pooled, _ = self.pool(queries, hidden, hidden, key_padding_mask=padding, need_weights=False)
+        return self.norm(self.project(pooled))
+
+    def _read(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """One pass of the language model: hidden states (U, N, hidden) and where they are padding (U, N)."""
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.queries.device)
         self._note_unknown(texts, tokens["input_ids"])
         self.forwards += 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.insulated):
-            output = self.model.model(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], use_cache=False
-            )
-        hidden = output.last_hidden_state.to(self.queries.dtype)
-        queries = self.queries.expand(len(texts), -1, -1)
-        pooled, _ = self.pool(
-            queries, hidden, hidden, key_padding_mask=tokens["attention_mask"] == 0, need_weights=False
+        output = self.model.model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], use_cache=False
         )
-        return self.norm(self.project(pooled))
+        return output.last_hidden_state.to(self.queries.dtype), tokens["attention_mask"] == 0
+
+    @torch.no_grad()
+    def _read_frozen(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """The same of a model that never changes: each text is read once in the life of the policy."""
+        fresh = [text for text in texts if text not in self._hidden]
+        if fresh:
+            hidden, padding = self._read(fresh)
+            self._hidden |= {t: h[~p] for t, h, p in zip(fresh, hidden, padding, strict=True)}
+        rows = [self._hidden[text].to(self.queries.device) for text in texts]
+        lengths = torch.tensor([len(row) for row in rows], device=self.queries.device)
+        joined = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return joined, torch.arange(joined.shape[1], device=lengths.device) >= lengths[:, None]
 
     def _note_unknown(self, texts: list[str], input_ids: Tensor) -> None:
         unknown_id = self.tokenizer.unk_token_id

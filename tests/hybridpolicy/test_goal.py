@@ -188,6 +188,21 @@ def test_insulated_lets_no_gradient_into_the_language_model(pretrained, make_bat
     assert float(full.network.goal.model.model.text_model.layers[0].mlp.up_proj.weight.grad.abs().sum()) > 0
 
 
+def test_a_frozen_model_reads_each_text_once_in_training_too(pretrained, make_batch, train_steps):
+    policy = pretrained()
+    goal = policy.network.goal
+    train_steps(policy, make_batch(8), 3)
+    assert goal.forwards == 1
+    texts = ["push the red block", "put the blue block into the bin now"]
+    policy.train()
+    read_before, fresh = goal(texts), goal._read(texts)
+    goal._hidden.clear()
+    torch.testing.assert_close(goal(texts), read_before, rtol=0, atol=1e-6)
+    hidden, padding = goal._read_frozen(texts[:1])
+    torch.testing.assert_close(hidden[0], fresh[0][0][~fresh[1][0]], rtol=0, atol=1e-5)
+    assert not padding.any()
+
+
 def test_a_frozen_model_is_named_in_the_checkpoint_not_copied(pretrained, make_batch, tmp_path, smolvlm):
     policy = pretrained(live=True).eval()
     # `live` moved the frozen weights too; what is loaded is the model in the folder.
