@@ -32,8 +32,10 @@ def recipe(root: str = "outputs/metaworld_mt8") -> TrainConfig:
             action_convention="absolute",
             coupling="joint",
             chunk_size=6,
-            n_action_steps=2,
+            n_action_steps=1,
             rtc_max_delay=3,
+            waypoint_weight=2.0,
+            waypoint_offsets=[3, 6, 9, 12],
             world_offsets=[3, 6],
             tokens_per_view=8,
             num_keypoints=64,
@@ -41,8 +43,8 @@ def recipe(root: str = "outputs/metaworld_mt8") -> TrainConfig:
         stages=[
             StageConfig(
                 name="policy",
-                samples=600_000,
-                batch_size=64,
+                samples=450_000,
+                batch_size=32,
                 lr=1e-3,
                 sources=[DatasetSource(f"{root}/data/mt8", embodiment="sawyer_metaworld")],
             )
@@ -52,7 +54,7 @@ def recipe(root: str = "outputs/metaworld_mt8") -> TrainConfig:
         precision="bf16",
         save_every_samples=100_000,
         ema_decay=0.998,
-        augmentation=AugmentationConfig(shift_px=3, brightness=0.1, contrast=0.1),
+        augmentation=AugmentationConfig(shift_px=1, brightness=0.1, contrast=0.1),
     )
 
 
