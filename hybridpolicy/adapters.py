@@ -17,7 +17,6 @@ from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import AdapterError
 from hybridpolicy.modeling_hybrid import HybridPolicy
 
-LORA_TARGETS = r"streams\.action\.\d+\.(qkv|out|up|down)"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FACTS_FILE = "embodiment.json"
 
@@ -27,7 +26,7 @@ def _lora_names(policy: HybridPolicy, tag: str) -> list[str]:
 
 
 def _inject(policy: HybridPolicy, tag: str, rank: int) -> None:
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=policy.network.streams.lora_targets)
     inject_adapter_in_model(config, policy.network, adapter_name=tag)
 
 

@@ -15,6 +15,7 @@ from hybridpolicy.errors import ConfigurationError, allowed
 
 LAWS = ("regress", "flow")
 CONVENTIONS = ("absolute", "relative")
+STREAMS = ("two", "tied")
 GOAL_TRAINING = ("full", "insulated")
 EMBEDDED = "embedded"
 
@@ -56,7 +57,9 @@ class HybridConfig(PreTrainedConfig):
 
     # -- architecture of the field, as one row of `couplings.COUPLINGS`
     coupling: str = "joint"
-    imagine: str = "never"
+    imagine: str | None = None  # None: the row's default, the first it offers
+    streams: str = "two"  # tied: one set of weights for world and action tokens
+    plan_tokens: int = 4  # of coupling = latent_plan
     action_law: str = "regress"
     world_law: str = "regress"
     action_steps: int = 1
@@ -113,12 +116,15 @@ class HybridConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _one_of("coupling", self.coupling, tuple(COUPLINGS))
-        _one_of("imagine", self.imagine, IMAGINE_MODES)
         _one_of("action_law", self.action_law, LAWS)
         _one_of("world_law", self.world_law, LAWS)
         _one_of("action_convention", self.action_convention, CONVENTIONS)
         _one_of("goal_train", self.goal_train, GOAL_TRAINING)
-        COUPLINGS[self.coupling].check_imagine(self.imagine)
+        _one_of("streams", self.streams, STREAMS)
+        row = COUPLINGS[self.coupling]
+        self.imagine = self.imagine or row.imagine[0]
+        _one_of("imagine", self.imagine, IMAGINE_MODES)
+        row.check_imagine(self.imagine)
         self._check_lengths()
         self._check_shares()
         self._check_normalisation()
@@ -134,6 +140,11 @@ class HybridConfig(PreTrainedConfig):
                 f"hybrid: world_offsets = {offsets}; give strictly increasing frame counts from 1, "
                 "e.g. [4, 8]"
             )
+        if COUPLINGS[self.coupling].world_shown == "blocks" and offsets[-1] < self.chunk_size:
+            raise ConfigurationError(
+                f"hybrid: world_offsets = {offsets} end before chunk_size = {self.chunk_size}; with coupling "
+                f"= {self.coupling} they cut the chunk into blocks, so give offsets that reach its end"
+            )
         if self.rtc_max_delay >= self.chunk_size:
             raise ConfigurationError(
                 f"hybrid: rtc_max_delay = {self.rtc_max_delay}; must be below chunk_size = {self.chunk_size}"
@@ -145,6 +156,7 @@ class HybridConfig(PreTrainedConfig):
             "depth",
             "heads",
             "goal_tokens",
+            "plan_tokens",
             "tokens_per_view",
         ):
             if getattr(self, name) < 1:
@@ -162,6 +174,11 @@ class HybridConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"hybrid: action_steps = {self.action_steps} with action_law = regress; regression takes one "
                 "step, set action_law = flow to integrate"
+            )
+        if COUPLINGS[self.coupling].fixed_time and self.world_steps != 1:
+            raise ConfigurationError(
+                f"hybrid: world_steps = {self.world_steps} with coupling = {self.coupling}, whose future is "
+                "one row and never integrated; set world_steps = 1"
             )
         if self.world_law == "regress" and self.world_steps != 1:
             raise ConfigurationError(

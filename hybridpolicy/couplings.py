@@ -16,22 +16,28 @@ class Coupling:
     """One row of the table.
 
     Attributes:
-        world: the row has a future W at all.
+        world: training looks at the future at all.
         world_sees_action: share of training samples on which W sees A.
         action_sees_world: A sees W.
-        world_shown: how A is shown the future: `row`, the keys and values of one W row computed before any
-            action exists; `clean`, imagined latents embedded as clean tokens.
-        imagine: settings of `imagine` the row offers.
+        world_shown: how A is shown the future. `row`: keys and values of one W row computed before any action
+            exists; `clean`: imagined latents embedded as clean tokens; `blocks`: future and actions block
+            after block, each seeing the clean ones before (`blocks`); `plan`: only learned plan tokens, which
+            in training were once allowed to see the future (`latent_plan`).
+        fixed_time: W is only ever run from τ = 0 and never integrated.
+        inverse: A is also trained on true futures, so the row can say which actions lead to a given one.
+        imagine: settings of `imagine` the row offers; the first is the default.
         like: systems in whose spirit the row is.
     """
 
     name: str
-    world: bool
-    world_sees_action: float
-    action_sees_world: bool
-    world_shown: str
-    imagine: tuple[str, ...]
-    like: str
+    world: bool = True
+    world_sees_action: float = 0.0
+    action_sees_world: bool = False
+    world_shown: str = "none"
+    fixed_time: bool = False
+    inverse: bool = False
+    imagine: tuple[str, ...] = ("never",)
+    like: str = ""
 
     def check_imagine(self, imagine: str) -> None:
         """Raises `ConfigurationError` if this row does not offer the setting."""
@@ -43,14 +49,24 @@ class Coupling:
             )
 
     @property
+    def generative(self) -> bool:
+        """W is trained to predict the future, so action-free video trains the row's world prior."""
+        return self.world and self.world_shown != "plan"
+
+    @property
+    def acts_without_world(self) -> bool:
+        """`never` is offered: training hides W from A now and then."""
+        return "never" in self.imagine
+
+    @property
     def queries(self) -> frozenset[str]:
         """Queries a checkpoint of this row answers."""
         answers = {"act"}
-        if self.world:
+        if self.generative:
             answers.add("imagine")
         if self.world_sees_action:
             answers.add("imagine_actions")
-        if self.action_sees_world:
+        if self.inverse:
             answers.add("infer_actions")
         return frozenset(answers)
 
@@ -61,12 +77,43 @@ class Coupling:
             raise QueryError(f"hybrid: coupling {self.name!r} cannot answer {query!r}; rows that can: {able}")
 
 
-COUPLINGS: dict[str, Coupling] = {
-    row.name: row
-    for row in (
-        Coupling("vla", False, 0.0, False, "none", ("never",), "SmolVLA, pi0, GR00T"),
-        Coupling("representation", True, 0.0, False, "none", ("never",), "Fast-WAM, VLA-JEPA"),
-        Coupling("joint", True, 0.5, True, "row", ("never", "always"), "UWM, PAD, DreamZero, Cosmos Policy"),
-        Coupling("cascaded", True, 0.0, True, "clean", ("never", "always"), "UniPi, Vidar, LingBot-VA"),
-    )
-}
+_ROWS = (
+    Coupling("vla", world=False, like="SmolVLA, pi0, GR00T"),
+    Coupling("representation", like="Fast-WAM, VLA-JEPA"),
+    Coupling(
+        "joint",
+        world_sees_action=0.5,
+        action_sees_world=True,
+        world_shown="row",
+        inverse=True,
+        imagine=("never", "always"),
+        like="UWM, PAD, DreamZero, Cosmos Policy",
+    ),
+    Coupling(
+        "cascaded",
+        action_sees_world=True,
+        world_shown="clean",
+        inverse=True,
+        imagine=("never", "always"),
+        like="UniPi, Vidar, LingBot-VA",
+    ),
+    Coupling(
+        "features",
+        action_sees_world=True,
+        world_shown="row",
+        fixed_time=True,
+        imagine=("always",),
+        like="VPP",
+    ),
+    Coupling("latent_plan", world_shown="plan", like="Being-H0.7"),
+    Coupling(
+        "autoregressive",
+        world_sees_action=1.0,
+        action_sees_world=True,
+        world_shown="blocks",
+        inverse=True,
+        imagine=("always",),
+        like="GR-1, GR-2, WorldVLA",
+    ),
+)
+COUPLINGS: dict[str, Coupling] = {row.name: row for row in _ROWS}

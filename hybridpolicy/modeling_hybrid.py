@@ -83,8 +83,9 @@ class HybridPolicy(PreTrainedPolicy):
     # -- training
     def needs_future(self, step: int) -> bool:
         """True if this step's micro-batch carries the world loss; else a loader may leave futures out."""
-        if not COUPLINGS[self.config.coupling].world:
-            return False
+        row = COUPLINGS[self.config.coupling]
+        if not row.world or row.world_shown == "blocks":  # blocks are trained only on what came true
+            return row.world
         noise = CounterNoise(self.config.seed, step, torch.zeros(1, dtype=torch.int64))
         return noise.batch_uniform("future") < self.config.world_share
 
@@ -108,11 +109,16 @@ class HybridPolicy(PreTrainedPolicy):
             self._report_missing_labels(sample)
         row = COUPLINGS[self.config.coupling]
         due = not self.training or not labelled or self.needs_future(step)  # a held-out loss is always whole
-        future = row.world and sample.times > 1 and due
+        future = row.world and sample.times > 1 and due and (labelled or row.generative)
         if not labelled and not future:
             raise ConfigurationError(
                 "hybrid: a micro-batch has neither actions nor future frames, or coupling = "
                 f"{self.config.coupling} trains no world prior; give it labelled data or another coupling"
+            )
+        if row.world_shown == "blocks" and not future:
+            raise ConfigurationError(
+                f"hybrid: coupling = {self.config.coupling} learns actions between true futures, and the "
+                "micro-batch holds none; use a loader that gives observation_delta_indices"
             )
         objective = Objective(self.network, self.embodiment, self.config)
         return objective(sample, step, labelled, future)
@@ -309,7 +315,7 @@ class HybridPolicy(PreTrainedPolicy):
     # -- LeRobot's --peft.*
     def _get_default_peft_targets(self) -> dict[str, Any]:
         return {
-            "target_modules": r"network\.streams\.action\.\d+\.(qkv|out|up|down)",
+            "target_modules": rf"network\.{self.network.streams.lora_targets}",
             "modules_to_save": [f"embodiments.{self.base_embodiment}"],  # projectors and their statistics
         }
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.context import Sample
+from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.frames import FrameStack, KeypointReadout, normalise_latents
 from hybridpolicy.goal import GoalEncoder
 from hybridpolicy.plan import TrainingPlan
-from hybridpolicy.streams import Prefix, TwoStreams
+from hybridpolicy.streams import Prefix, TwoStreams, extend
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Context:
     def size(self) -> int:
         return len(self.latents)
 
+    @property
+    def tokens_per_offset(self) -> int:
+        """World tokens at one future offset: the views' latents and, if there is a state, one more."""
+        return self.latents.shape[1] + (self.state is not None)
+
 
 @dataclass(frozen=True)
 class Future:
@@ -65,6 +71,19 @@ class Future:
 
     latents: Tensor
     state: Tensor | None
+
+    def at(self, index: int) -> "Future":
+        """The future at one of its offsets alone, H = 1."""
+        one = slice(index, index + 1)
+        return Future(self.latents[:, one], None if self.state is None else self.state[:, one])
+
+    @classmethod
+    def join(cls, parts: "list[Future]") -> "Future":
+        """One future of the offsets of all `parts`, in order."""
+        states = [part.state for part in parts if part.state is not None]
+        return cls(
+            torch.cat([part.latents for part in parts], dim=1), torch.cat(states, 1) if states else None
+        )
 
 
 def _token_mask(tokens: Tensor, seen: Tensor | None) -> Tensor:
@@ -105,7 +124,10 @@ class HybridNetwork(nn.Module):
         self.state_mask = nn.Parameter(torch.zeros(max(config.state_size, 1)))
         self.action_position = _positions(config.chunk_size, width)
         self.time = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
-        self.streams = TwoStreams(width, config.depth, config.heads, config.mlp_ratio)
+        tied = config.streams == "tied"
+        self.streams = TwoStreams(width, config.depth, config.heads, config.mlp_ratio, tied)
+        if COUPLINGS[config.coupling].world_shown == "plan":
+            self.plan_queries = nn.Parameter(torch.randn(config.plan_tokens, width) * 0.5)
         nn.init.zeros_(self.latent_out.weight)
         nn.init.zeros_(self.latent_out.bias)
         if config.objects_weight > 0:
@@ -203,19 +225,22 @@ class HybridNetwork(nn.Module):
         """(...) flow time → (..., D)."""
         return self.time(torch.stack((tau, 1.0 - tau), dim=-1))
 
-    def world_tokens(self, x: Future, tau: Tensor, context: Context, embodiment: Embodiment) -> Tensor:
-        """Future x at flow time tau (B,) → (B, H·(V·P + 1), D)."""
+    def world_tokens(
+        self, x: Future, tau: Tensor, context: Context, embodiment: Embodiment, first: int = 0
+    ) -> Tensor:
+        """Future x, of the offsets from number `first` on, at flow time tau (B,) → (B, H·(V·P + 1), D)."""
         views = torch.cat([self.view_position[name][0] for name in context.cameras])
         tokens = self.latent_future_in(x.latents) + views
         if x.state is not None:
             state = (embodiment.state_future_in(x.state) + self.state_position).unsqueeze(2)
             tokens = torch.cat((tokens, state), dim=2)
-        tokens = tokens + self.offset_position[:, None] + self._time(tau)[:, None, None]
+        positions = self.offset_position[first : first + x.latents.shape[1], None]
+        tokens = tokens + positions + self._time(tau)[:, None, None]
         return tokens.flatten(1, 2)
 
     def read_world(self, output: Tensor, context: Context, embodiment: Embodiment) -> Future:
-        """World outputs (B, H·(V·P [+ 1]), D) → the predicted future, as a change from now."""
-        output = output.view(context.size, len(self.config.world_offsets), -1, output.shape[-1])
+        """World outputs (B, H·(V·P [+ 1]), D) → the predicted future, as a change from now; any H."""
+        output = output.unflatten(1, (-1, context.tokens_per_offset))
         views = context.latents.shape[1]
         latents = context.latents.unsqueeze(1) + self.latent_out(output[:, :, :views]).float()
         if output.shape[2] == views:
@@ -223,9 +248,10 @@ class HybridNetwork(nn.Module):
         state = context.state.unsqueeze(1) + embodiment.state_future_out(output[:, :, views]).float()
         return Future(latents, state)
 
-    def action_tokens(self, x: Tensor, tau: Tensor, embodiment: Embodiment) -> Tensor:
-        """Chunk x (B, T, A) at flow times tau (B, T) → (B, T, D)."""
-        return embodiment.action_in(x) + self.action_position[: x.shape[1]] + self._time(tau)
+    def action_tokens(self, x: Tensor, tau: Tensor, embodiment: Embodiment, first: int = 0) -> Tensor:
+        """Actions x (B, N, A), of a chunk from position `first` on, at flow times tau (B, N) → (B, N, D)."""
+        positions = self.action_position[first : first + x.shape[1]]
+        return embodiment.action_in(x) + positions + self._time(tau)
 
     def start_future(self, context: Context) -> Future:
         """The fully masked future, mask tokens μ: (B, H, V·P, F) and (B, H, S)."""
@@ -233,6 +259,19 @@ class HybridNetwork(nn.Module):
         latents = self.latent_mask.expand(count, offsets, context.latents.shape[1], -1)
         state = None if context.state is None else self.state_mask.expand(count, offsets, -1)
         return Future(latents, state)
+
+    def make_plan(self, context: Context, seen: Prefix) -> tuple[Prefix, Tensor]:
+        """Plan tokens that see `seen`: the context's prefix with them alone added, their outputs (B, Q, D).
+
+        What they saw beyond the context stays out of the prefix: a chunk knows of it only through the plan.
+        """
+        count = context.size
+        tokens = self.plan_queries.expand(count, -1, -1)
+        there = seen.visible.new_ones(count, tokens.shape[1])
+        visible = torch.cat((seen.visible, there), dim=1)
+        mask = None if bool(visible.all()) else visible.unsqueeze(1).expand(-1, tokens.shape[1], -1)
+        output, _, new = self.streams(tokens, None, seen, mask)
+        return extend(context.prefix, new, there), output
 
     def visibility(self, plan: TrainingPlan, context: Context, world: Tensor, action: Tensor) -> Tensor:
         """(B, Nw + Na, Nc + Nw + Na) bool: the row's who-sees-whom, sample by sample.

@@ -12,7 +12,7 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.context import Sample
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
-from hybridpolicy.flow import CounterNoise, corrupt, flow_weight
+from hybridpolicy.flow import CounterNoise, flow_weight
 from hybridpolicy.frames import collapse_penalty, normalise_latents
 from hybridpolicy.losses import (
     action_loss,
@@ -20,11 +20,11 @@ from hybridpolicy.losses import (
     masked_mean,
     objects_loss,
     step_weights,
-    token_validity,
     world_loss,
     world_skill,
 )
 from hybridpolicy.network import Context, Future, HybridNetwork, Shown
+from hybridpolicy.passes import TrainingPass
 from hybridpolicy.plan import TrainingPlan, training_plan
 
 Part = tuple[Tensor, dict[str, float]]
@@ -65,13 +65,16 @@ class Objective:
         context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
         target = self.network.encode_future(sample) if future else None
         wanted = self.embodiment.to_network(sample.action, context.state) if plan.action else None
-        predicted, chunk = self._predict(sample, plan, noise, context, target, wanted)
+        run = TrainingPass(self.network, self.embodiment, config, sample, plan, noise, context)
+        predicted = run.predict(target, wanted)
 
         parts = [(config.collapse_weight * collapse_penalty(context.online_latents), {})]
         if plan.action:
-            parts.append(self._action_part(sample, plan, chunk, wanted))
-        if future:
-            parts.append(self._world_part(sample, plan, context, predicted, target))
+            parts.append(self._action_part(sample, plan, predicted.chunk, wanted))
+        if predicted.informed is not None:
+            parts += self._informed_parts(sample, plan, wanted, *predicted.informed)
+        if predicted.future is not None and target is not None:
+            parts.append(self._world_part(sample, plan, context, predicted.future, target))
         if config.waypoint_weight > 0 and sample.waypoints is not None and context.state is not None:
             parts.append(self._waypoint_part(sample, context, shown.text))
         if config.objects_weight > 0:
@@ -104,6 +107,27 @@ class Objective:
             report["latent_deviation"] = float(context.latents.std(dim=0).min())
         return config.world_weight * loss, report
 
+    def _informed_parts(
+        self,
+        sample: Sample,
+        plan: TrainingPlan,
+        wanted: Tensor,
+        chunk: Tensor,
+        prior: Tensor,
+        posterior: Tensor,
+    ) -> list[Part]:
+        """`latent_plan`: a plan that saw the future acts too, and the one that did not learns to equal it.
+
+        The posterior is held up by the variance term, or both plans would agree on saying nothing.
+        """
+        action, _ = self._action_part(sample, plan, chunk, wanted)
+        ahead = normalise_latents(posterior).detach()
+        distance = (normalise_latents(prior) - ahead).square().mean()
+        spread = collapse_penalty(posterior)
+        report = {"informed_action_loss": float(action.detach()), "plan_distance": float(distance.detach())}
+        config = self.config
+        return [(action, {}), (config.world_weight * distance + config.collapse_weight * spread, report)]
+
     def _waypoint_part(self, sample: Sample, context: Context, shown: Tensor | None) -> Part:
         """Where the arm will be, read linearly from what the goal readout found; only where text is shown."""
         wanted = self.embodiment.normalise_state(sample.waypoints)
@@ -125,52 +149,3 @@ class Objective:
             loss = objects_loss(found, position.unsqueeze(1), (there & shown).unsqueeze(1))
             parts.append((weight * loss, {"target_loss": float(loss.detach())}))
         return parts
-
-    def _predict(
-        self,
-        sample: Sample,
-        plan: TrainingPlan,
-        noise: CounterNoise,
-        context: Context,
-        target: Future | None,
-        wanted: Tensor | None,
-    ) -> tuple[Future | None, Tensor | None]:
-        """One pass over the tokens the plan asks for: predicted future and predicted chunk."""
-        network, embodiment, config = self.network, self.embodiment, self.config
-        world = action = None
-        # Padded tokens are absent, unless they are masked and show nothing of the padding.
-        world_there = action_there = plan.action_visible.new_ones(sample.size, 0)
-        if plan.world:
-            start = network.start_future(context)
-            x = start if target is None else self._corrupt_future(plan, noise, start, target)
-            world = network.world_tokens(x, plan.world_tau, context, embodiment)
-            world_there = (plan.world_tau == 0)[:, None].expand(world.shape[:2])
-            if target is not None:
-                world_there = world_there | token_validity(sample, context, config.tokens_per_view)
-        if plan.action:
-            epsilon = noise.normal("action", *wanted.shape[1:]) if config.action_law == "flow" else None
-            x = corrupt(wanted, plan.action_tau, embodiment.action_mask, epsilon)
-            action = network.action_tokens(x, plan.action_tau, embodiment)
-            action_there = sample.action_valid | (plan.action_tau == 0)
-        mask = network.visibility(plan, context, world_there, action_there)
-        world_out, action_out, _ = network.streams(world, action, context.prefix, mask)
-        future = None if world_out is None else network.read_world(world_out, context, embodiment)
-        chunk = None if action_out is None else embodiment.action_out(action_out)
-        return future, chunk
-
-    def _corrupt_future(
-        self, plan: TrainingPlan, noise: CounterNoise, start: Future, target: Future
-    ) -> Future:
-        """Targets at their flow time; clean ones jittered by s·ε, as an imagined latent is never exact."""
-        shape = target.latents.shape[1:]
-        flow = self.config.world_law == "flow"
-        tau = plan.world_tau[:, None, None]
-        epsilon = noise.normal("world", *shape) if flow else None
-        latents = corrupt(target.latents, tau.expand(-1, *shape[:2]), self.network.latent_mask, epsilon)
-        if bool(plan.world_jitter.any()):
-            latents = latents + plan.world_jitter[:, None, None, None] * noise.normal("jitter2", *shape)
-        if target.state is None:
-            return Future(latents, None)
-        epsilon = noise.normal("wstate", *target.state.shape[1:]) if flow else None
-        expanded = plan.world_tau[:, None].expand(-1, shape[0])
-        return Future(latents, corrupt(target.state, expanded, self.network.state_mask, epsilon))

@@ -47,16 +47,15 @@ def _modes(row: Coupling, labelled: bool, future: bool) -> dict[str, float]:
     """The training mix restricted to what the row answers and the micro-batch holds."""
     if not labelled:
         return {"video": 1.0}
-    if not row.world or not future:
+    if not row.generative or not future:
         return {"policy_alone": 1.0}
-    modes = {"policy": MIX["policy"], "video": MIX["video"]}
-    if row.action_sees_world:
-        modes |= {"policy_alone": MIX["policy_alone"], "inverse": MIX["inverse"]}
-    if row.world_sees_action:
-        modes |= {"forward": MIX["forward"]}
     if row.world_shown == "clean":  # half of the samples carry the world loss, half show A the clean future
-        modes = {"policy_alone": 0.5, "inverse": 0.5}
-    return modes
+        return {"policy_alone": 0.5, "inverse": 0.5}
+    names = ["policy", "video"]
+    if row.world_shown == "row":  # blocks are given clean to one another anyway
+        names += ["policy_alone"] * row.acts_without_world + ["inverse"] * row.inverse
+        names += ["forward"] * bool(row.world_sees_action)
+    return {name: MIX[name] for name in names}
 
 
 def _draw(modes: dict[str, float], u: Tensor) -> dict[str, Tensor]:
@@ -96,15 +95,14 @@ def training_plan(
     count = len(noise)
     mode = _draw(_modes(row, labelled, future), noise.uniform("mode", 1)[:, 0])
     no = torch.zeros(count, dtype=torch.bool, device=noise.device)
-    shown_without_targets = (
-        not future and labelled and row.world_shown == "row" and noise.batch_uniform("shown") < FUTURE_SHOWN
-    )
+    show = not row.acts_without_world or noise.batch_uniform("shown") < FUTURE_SHOWN
+    shown_without_targets = not future and labelled and row.world_shown == "row" and show
     if shown_without_targets:
         mode = dict.fromkeys(MIX, no) | {"policy": ~no}
-    world = row.world and (future or shown_without_targets)
-    carries_world_loss = future and row.world
+    world = row.generative and (future or shown_without_targets)
+    carries_world_loss = future and row.generative
     world_tau = torch.zeros(count, device=noise.device)
-    if config.world_law == "flow" and carries_world_loss:
+    if config.world_law == "flow" and carries_world_loss and not row.fixed_time:
         world_tau = noise.uniform("tau_w", 1)[:, 0].square()  # biased to noise
     if row.world_shown == "clean" and future:
         world_loss = mode["policy_alone"] | mode["video"]
@@ -115,16 +113,18 @@ def training_plan(
         world_visible = ~mode["policy_alone"]
         sees_world = (mode["policy"] | mode["inverse"]) if row.action_sees_world else no
     world_tau = torch.where(mode["inverse"], torch.ones_like(world_tau), world_tau)
-    jitter = (
-        noise.uniform("jitter", 1)[:, 0] * 0.5 if row.world_shown == "clean" else torch.zeros_like(world_tau)
-    )
+    jitter = torch.zeros_like(world_tau)
+    if row.world_shown in ("clean", "blocks"):  # what A will be given is imagined, never exact
+        jitter = noise.uniform("jitter", 1)[:, 0] * 0.5
+    if row.world_shown == "clean":
+        jitter = torch.where(mode["inverse"], jitter, torch.zeros_like(jitter))
     action_tau = _action_tau(config, noise, mode["forward"])
     half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
     return TrainingPlan(
         world=world,
         action=labelled,
         world_tau=world_tau,
-        world_jitter=torch.where(mode["inverse"], jitter, torch.zeros_like(jitter)),
+        world_jitter=jitter,
         world_loss=world_loss,
         action_tau=action_tau,
         action_loss=(action_tau < 1.0) & ~(mode["forward"] | mode["video"])[:, None],

@@ -9,8 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from hybridpolicy.blocks import Blocks
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.couplings import COUPLINGS, Coupling
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.flow import CounterNoise, euler
 from hybridpolicy.network import Context, Future, HybridNetwork
@@ -38,13 +39,17 @@ class Queries:
             clean: (B, d, A) first actions already committed (training-time real-time chunking, arXiv
                 2512.05964).
         """
-        row = COUPLINGS[self.config.coupling]
+        row = self._row
         imagine = imagine or self.config.imagine
         row.check_imagine(imagine)
+        if row.world_shown == "blocks":
+            return self._roll(context, noise, clean=clean)[1]
         prefix = context.prefix
-        if imagine == "always":
+        if row.world_shown == "plan":
+            prefix, _ = self.network.make_plan(context, prefix)
+        elif imagine == "always":
             prefix = self._with_future(context, noise)
-        return self._integrate_actions(context, prefix, noise, clean)
+        return self._integrate_actions(prefix, self._start_chunk(context, noise), clean)
 
     def imagine(self, context: Context, noise: CounterNoise, actions: Tensor | None = None) -> Future:
         """Returns the future that follows, (B, H, V·P, F) latents and states, given the goal or given
@@ -56,52 +61,29 @@ class Queries:
         Raises:
             QueryError: the row was not trained for it.
         """
-        row = COUPLINGS[self.config.coupling]
-        row.require("imagine" if actions is None else "imagine_actions")
-        network, x = self.network, self._noised_future(context, noise)
-        times = torch.linspace(0.0, 1.0, self.config.world_steps + 1).tolist()
-        for tau, next_tau in pairwise(times):
-            at = torch.full((context.size,), tau, device=context.latents.device)
-            world = network.world_tokens(x, at, context, self.embodiment)
-            action, mask = None, self._see_all(context, world.shape[1])
-            if actions is not None:
-                action = network.action_tokens(actions, torch.ones_like(actions[..., 0]), self.embodiment)
-                mask = self._given_actions(context, world.shape[1], action.shape[1])
-            output, _, _ = network.streams(world, action, context.prefix, mask)
-            predicted = network.read_world(output, context, self.embodiment)
-            x = Future(
-                euler(x.latents, predicted.latents, tau, next_tau),
-                None if x.state is None else euler(x.state, predicted.state, tau, next_tau),
-            )
-        return x
+        self._row.require("imagine" if actions is None else "imagine_actions")
+        if self._row.world_shown == "blocks":
+            return self._roll(context, noise, actions=actions)[0]
+        return self._integrate_future(context, context.prefix, self._start_future(context, noise), actions)
 
     def infer_actions(self, context: Context, future: Future, noise: CounterNoise) -> Tensor:
         """Returns the chunk (B, T, A) that leads from the context to a given future (inverse dynamics).
 
         Raises:
-            QueryError: A does not see W in this row.
+            QueryError: A was not trained on true futures in this row.
         """
-        COUPLINGS[self.config.coupling].require("infer_actions")
-        return self._integrate_actions(context, self._with_clean(context, future), noise, None)
+        self._row.require("infer_actions")
+        if self._row.world_shown == "blocks":
+            return self._roll(context, noise, future=future)[1]
+        prefix = self._with_clean(context, context.prefix, future)
+        return self._integrate_actions(prefix, self._start_chunk(context, noise))
 
-    # -- rows
-    def _see_all(self, context: Context, count: int) -> Tensor | None:
-        """Mask of `count` new tokens that see the visible context and one another; None if all is."""
-        seen = context.prefix.visible
-        if bool(seen.all()):
-            return None
-        seen = torch.cat((seen, seen.new_ones(len(seen), count)), dim=1)
-        return seen.unsqueeze(1).expand(-1, count, -1)
+    @property
+    def _row(self) -> Coupling:
+        return COUPLINGS[self.config.coupling]
 
-    def _given_actions(self, context: Context, num_world: int, num_action: int) -> Tensor:
-        """Mask under which W sees everything and A, being given, sees no W: as the row was trained."""
-        count, visible = num_world + num_action, context.prefix.visible
-        new = visible.new_ones(count, count)
-        new[num_world:, :num_world] = False
-        seen = visible.unsqueeze(1).expand(-1, count, -1)
-        return torch.cat((seen, new.expand(len(seen), -1, -1)), dim=2)
-
-    def _noised_future(self, context: Context, noise: CounterNoise) -> Future:
+    # -- where integration starts: the mask token, and noise on it where the law is a flow
+    def _start_future(self, context: Context, noise: CounterNoise) -> Future:
         start = self.network.start_future(context)
         if self.config.world_law == "regress":
             return start
@@ -109,48 +91,123 @@ class Queries:
         state = None if start.state is None else start.state + noise.normal("wstate", *start.state.shape[1:])
         return Future(latents, state)
 
-    def _with_future(self, context: Context, noise: CounterNoise) -> Prefix:
-        """Context prefix extended by the future, shown as the row trained it."""
-        if COUPLINGS[self.config.coupling].world_shown == "clean":
-            return self._with_clean(context, self.imagine(context, noise))
-        start = torch.zeros(context.size, device=context.latents.device)
-        world = self.network.world_tokens(
-            self._noised_future(context, noise), start, context, self.embodiment
-        )
-        return self.network.streams.encode(world, self._all(world), context.prefix)
+    def _start_chunk(self, context: Context, noise: CounterNoise) -> Tensor:
+        x = self.embodiment.action_mask.expand(context.size, self.config.chunk_size, -1)
+        return x + noise.normal("action", *x.shape[1:]) if self.config.action_law == "flow" else x
 
-    def _with_clean(self, context: Context, future: Future) -> Prefix:
-        done = torch.ones(context.size, device=context.latents.device)
-        world = self.network.world_tokens(future, done, context, self.embodiment)
-        return self.network.streams.encode(world, self._all(world), context.prefix)
-
-    @staticmethod
-    def _all(tokens: Tensor) -> Tensor:
-        return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    # -- rows
+    def _integrate_future(
+        self, context: Context, prefix: Prefix, x: Future, actions: Tensor | None = None, first: int = 0
+    ) -> Future:
+        """Euler from `x`, offsets from number `first` on, to the future; given `actions`, W sees them."""
+        network = self.network
+        times = torch.linspace(0.0, 1.0, self.config.world_steps + 1).tolist()
+        for tau, next_tau in pairwise(times):
+            at = torch.full((context.size,), tau, device=context.latents.device)
+            world = network.world_tokens(x, at, context, self.embodiment, first)
+            action, mask = None, _see_all(prefix, world.shape[1])
+            if actions is not None:
+                action = network.action_tokens(actions, torch.ones_like(actions[..., 0]), self.embodiment)
+                mask = _given_actions(prefix, world.shape[1], action.shape[1])
+            output, _, _ = network.streams(world, action, prefix, mask)
+            predicted = network.read_world(output, context, self.embodiment)
+            x = Future(
+                euler(x.latents, predicted.latents, tau, next_tau),
+                None if x.state is None else euler(x.state, predicted.state, tau, next_tau),
+            )
+        return x
 
     def _integrate_actions(
-        self, context: Context, prefix: Prefix, noise: CounterNoise, clean: Tensor | None
+        self, prefix: Prefix, x: Tensor, clean: Tensor | None = None, first: int = 0
     ) -> Tensor:
-        """Euler from mask token (and noise) to a chunk; only action tokens are computed at each step."""
-        count, horizon = context.size, self.config.chunk_size
-        x = self.embodiment.action_mask.expand(count, horizon, -1)
-        if self.config.action_law == "flow":
-            x = x + noise.normal("action", *x.shape[1:])
+        """Euler from `x`, actions from position `first` on, to actions; only action tokens run at each step.
+
+        Args:
+            clean: (B, d, A) the first of them, given; they stay as they are.
+        """
+        count, horizon = x.shape[:2]
         given = 0 if clean is None else clean.shape[1]
         known = torch.arange(horizon, device=x.device) < given
         if clean is not None:
             x = torch.cat((clean.to(x.dtype), x[:, given:]), dim=1)
+        mask = _see_all(prefix, horizon)
         times = torch.linspace(0.0, 1.0, self.config.action_steps + 1).tolist()
-        seen = None if bool(prefix.visible.all()) else prefix.visible
-        mask = None
-        if seen is not None:
-            mask = (
-                torch.cat((seen, seen.new_ones(count, horizon)), dim=1).unsqueeze(1).expand(-1, horizon, -1)
-            )
         for tau, next_tau in pairwise(times):
             at = torch.where(known, 1.0, tau).expand(count, -1)
-            tokens = self.network.action_tokens(x, at, self.embodiment)
+            tokens = self.network.action_tokens(x, at, self.embodiment, first)
             _, output, _ = self.network.streams(None, tokens, prefix, mask)
             predicted = self.embodiment.action_out(output).float()
             x = torch.where(known[:, None], x, euler(x, predicted, tau, next_tau))
         return x
+
+    def _with_future(self, context: Context, noise: CounterNoise) -> Prefix:
+        """Context prefix extended by the future, shown as the row trained it."""
+        if self._row.world_shown == "clean":
+            return self._with_clean(context, context.prefix, self.imagine(context, noise))
+        start = torch.zeros(context.size, device=context.latents.device)
+        world = self.network.world_tokens(self._start_future(context, noise), start, context, self.embodiment)
+        return self.network.streams.encode(world, _all(world), context.prefix)
+
+    def _with_clean(self, context: Context, prefix: Prefix, future: Future, first: int = 0) -> Prefix:
+        done = torch.ones(context.size, device=context.latents.device)
+        world = self.network.world_tokens(future, done, context, self.embodiment, first)
+        return self.network.streams.encode(world, _all(world), prefix)
+
+    def _roll(
+        self,
+        context: Context,
+        noise: CounterNoise,
+        future: Future | None = None,
+        actions: Tensor | None = None,
+        clean: Tensor | None = None,
+    ) -> tuple[Future, Tensor]:
+        """Block after block, z₁ a₁ z₂ a₂ …; what is given is not predicted. Returns future and chunk."""
+        blocks = Blocks.of(self.config, context.tokens_per_offset)
+        start, chunk, prefix = (
+            self._start_future(context, noise),
+            self._start_chunk(context, noise),
+            context.prefix,
+        )
+        futures, chunks = [], []
+        for block in range(len(blocks.offsets)):
+            ahead = start.at(block) if future is None else future.at(block)
+            if future is None:
+                ahead = self._integrate_future(context, prefix, ahead, first=block)
+            prefix = self._with_clean(context, prefix, ahead, first=block)
+            futures.append(ahead)
+            span = blocks.actions(block)
+            if span.start == span.stop:
+                continue
+            if actions is None:
+                known = None if clean is None else clean[:, span]
+                part = self._integrate_actions(prefix, chunk[:, span], known, first=span.start)
+            else:
+                part = actions[:, span]
+            chunks.append(part)
+            if block < len(blocks.offsets) - 1:
+                done = torch.ones_like(part[..., 0])
+                tokens = self.network.action_tokens(part, done, self.embodiment, span.start)
+                prefix = self.network.streams.encode(tokens, _all(tokens), prefix, actions=True)
+        return Future.join(futures), torch.cat(chunks, dim=1)
+
+
+def _all(tokens: Tensor) -> Tensor:
+    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+def _see_all(prefix: Prefix, count: int) -> Tensor | None:
+    """Mask of `count` new tokens that see the visible prefix and one another; None if all is."""
+    seen = prefix.visible
+    if bool(seen.all()):
+        return None
+    seen = torch.cat((seen, seen.new_ones(len(seen), count)), dim=1)
+    return seen.unsqueeze(1).expand(-1, count, -1)
+
+
+def _given_actions(prefix: Prefix, num_world: int, num_action: int) -> Tensor:
+    """Mask under which W sees everything and A, being given, sees no W: as the row was trained."""
+    count, visible = num_world + num_action, prefix.visible
+    new = visible.new_ones(count, count)
+    new[num_world:, :num_world] = False
+    seen = visible.unsqueeze(1).expand(-1, count, -1)
+    return torch.cat((seen, new.expand(len(seen), -1, -1)), dim=2)

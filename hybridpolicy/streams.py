@@ -73,17 +73,26 @@ class TwoStreams(nn.Module):
     C" makes that exact, in training as at inference).
     """
 
-    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int, tied: bool = False) -> None:
+        """`tied`: one set of blocks serves both streams (the field's single-stream models)."""
         super().__init__()
         self.heads = heads
         self.world = nn.ModuleList(StreamBlock(width, mlp_ratio) for _ in range(depth))
-        self.action = nn.ModuleList(StreamBlock(width, mlp_ratio) for _ in range(depth))
+        self.action = self.world
+        if not tied:
+            self.action = nn.ModuleList(StreamBlock(width, mlp_ratio) for _ in range(depth))
         self.world_norm = nn.LayerNorm(width)
         self.action_norm = nn.LayerNorm(width)
         self.token_forwards = 0
-        for block in [*self.world, *self.action]:
+        for block in [*self.world, *(() if tied else self.action)]:
             for layer in (block.out, block.down):
                 nn.init.normal_(layer.weight, std=0.02 / (2 * depth) ** 0.5)
+
+    @property
+    def lora_targets(self) -> str:
+        """Pattern of the modules an adapter changes: the action stream, or what serves it too when tied."""
+        stream = "world" if self.action is self.world else "action"
+        return rf"streams\.{stream}\.\d+\.(qkv|out|up|down)"
 
     def forward(
         self,
@@ -124,19 +133,26 @@ class TwoStreams(nn.Module):
         action_out = self.action_norm(next(outputs)) if action is not None else None
         return world_out, action_out, new
 
-    def encode(self, tokens: Tensor, visible: Tensor, prefix: Prefix | None = None) -> Prefix:
-        """Runs world-stream tokens that see `prefix` and one another; returns the longer prefix.
+    def encode(
+        self, tokens: Tensor, visible: Tensor, prefix: Prefix | None = None, actions: bool = False
+    ) -> Prefix:
+        """Runs tokens of one stream that see `prefix` and one another; returns the longer prefix.
 
         Args:
-            tokens: (B, N, D).
+            tokens: (B, N, D). actions: they are of the action stream, else of the world stream.
             visible: (B, N) bool; a token that is not visible is seen by nobody.
         """
         seen = visible if prefix is None else torch.cat((prefix.visible, visible), dim=1)
         mask = None if bool(seen.all()) else seen.unsqueeze(1).expand(-1, tokens.shape[1], -1)
-        _, _, new = self(tokens, None, prefix, mask, keys_only=True)
-        if prefix is None:
-            keys, values = tuple(k for k, _ in new), tuple(v for _, v in new)
-        else:
-            keys = tuple(torch.cat((old, k), dim=2) for old, (k, _) in zip(prefix.keys, new, strict=True))
-            values = tuple(torch.cat((old, v), dim=2) for old, (_, v) in zip(prefix.values, new, strict=True))
-        return Prefix(keys, values, seen)
+        world, action = (None, tokens) if actions else (tokens, None)
+        _, _, new = self(world, action, prefix, mask, keys_only=True)
+        return extend(prefix, new, visible)
+
+
+def extend(prefix: Prefix | None, new: list[tuple[Tensor, Tensor]], visible: Tensor) -> Prefix:
+    """`prefix` and the keys and values of further tokens, per layer; `visible` (B, N) of those."""
+    if prefix is None:
+        return Prefix(tuple(k for k, _ in new), tuple(v for _, v in new), visible)
+    keys = tuple(torch.cat((old, k), dim=2) for old, (k, _) in zip(prefix.keys, new, strict=True))
+    values = tuple(torch.cat((old, v), dim=2) for old, (_, v) in zip(prefix.values, new, strict=True))
+    return Prefix(keys, values, torch.cat((prefix.visible, visible), dim=1))

@@ -6,6 +6,7 @@ import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.modeling_hybrid import HybridPolicy
 
 CAMERAS = ("front", "wrist")
@@ -26,6 +27,7 @@ SMALL = {
     "world_offsets": [2, 4],
     "world_share": 1.0,
     "rtc_max_delay": 2,
+    "plan_tokens": 3,
     "lexicon": ["push", "put", "the", "red", "blue", "block", "into", "bin"],
     "action_feature_names": JOINTS,
     "state_feature_names": JOINTS,
@@ -59,7 +61,8 @@ def make_config():
         if fields.get("action_law") == "flow":
             fields.setdefault("action_steps", 3)
         if fields.get("world_law") == "flow":
-            fields.setdefault("world_steps", 2)
+            fixed = COUPLINGS[fields.get("coupling", "joint")].fixed_time
+            fields.setdefault("world_steps", 1 if fixed else 2)
         if not state:
             fields = {"state_feature_names": None} | fields
         inputs = {"input_features": _features(state)}

@@ -21,10 +21,16 @@ PICTURE = PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
 REFUSED = [
     (
         {"coupling": "joined"},
-        r"coupling = 'joined'; did you mean 'joint'\? allowed are cascaded, joint, repr",
+        r"coupling = 'joined'; did you mean 'joint'\? allowed are autoregressive, cascaded, features, joint",
     ),
     ({"imagine": "sometimes"}, "imagine = 'sometimes'; allowed are always, never"),
     ({"coupling": "vla", "imagine": "always"}, "coupling = vla offers imagine = never.*joint, cascaded"),
+    ({"coupling": "features", "imagine": "never"}, "coupling = features offers imagine = always, not"),
+    ({"coupling": "autoregressive", "world_offsets": [1, 3]}, "end before chunk_size = 4"),
+    (
+        {"coupling": "features", "world_law": "flow", "world_steps": 3},
+        "world_steps = 3 with coupling = features, whose future is one row",
+    ),
     ({"action_law": "diffusion"}, "action_law = 'diffusion'; .*flow, regress"),
     ({"world_law": "diffusion"}, "world_law = 'diffusion'; .*flow, regress"),
     ({"action_convention": "delta"}, "action_convention = 'delta'; .*absolute, relative"),

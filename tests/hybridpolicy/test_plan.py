@@ -26,6 +26,20 @@ EXPECTED = {
         "clean_world": 0.10,  # inverse
         "clean_action": 0.15,  # forward
     },
+    "features": {
+        "no_action": 1 / 6,
+        "no_world": 0.0,
+        "w_sees_a": 0.0,
+        "a_sees_w": 5 / 6,
+        "world_loss": 1.0,
+    },
+    "autoregressive": {
+        "no_action": 1 / 6,
+        "no_world": 0.0,
+        "w_sees_a": 5 / 6,
+        "a_sees_w": 5 / 6,
+        "world_loss": 1.0,
+    },
     "cascaded": {
         "no_action": 0.0,
         "no_world": 0.0,
@@ -68,7 +82,7 @@ def test_modes_come_in_the_proportions_of_the_mix(plan_of, coupling, law):
 
 
 def test_every_row_with_a_future_is_covered():
-    assert set(EXPECTED) == {row.name for row in COUPLINGS.values() if row.world}
+    assert set(EXPECTED) == {row.name for row in COUPLINGS.values() if row.generative}
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
@@ -111,7 +125,7 @@ def test_prefixes_of_real_time_chunking(plan_of, law):
     assert torch.equal(plan.action_loss, ~given)
 
 
-@pytest.mark.parametrize("coupling", [row.name for row in COUPLINGS.values() if row.world])
+@pytest.mark.parametrize("coupling", [row.name for row in COUPLINGS.values() if row.generative])
 def test_video_without_actions_trains_the_world_alone(plan_of, coupling):
     plan = plan_of(coupling, labelled=False)
     assert plan.world

@@ -9,13 +9,17 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.network import Shown
 
-GROUPS = ("C", "W", "A")
+GROUPS = ("C", "W", "L", "A")
 # (from, to): information may flow from the first to the second. The contract of architecture.md, written out.
 TRAINED = {
     "vla": "CC CA AA",
     "representation": "CC CW WW CA AA",
     "joint": "CC CW WW CA AA AW WA",
     "cascaded": "CC CW WW CA AA WA",
+    "features": "CC CW WW CA AA WA",
+    # W reaches A only through the plan L, and only in the pass whose plan may look ahead.
+    "latent_plan": "CC CW WW CL WL LL CA WA LA AA",
+    "autoregressive": "CC CW WW CA AA AW WA",
 }
 ACTED = {
     ("vla", "never"): "CC CA AA",
@@ -24,7 +28,10 @@ ACTED = {
     ("joint", "always"): "CC CW WW CA AA WA",  # the one W row runs before any action exists
     ("cascaded", "never"): "CC CA AA",
     ("cascaded", "always"): "CC CW WW CA AA WA",
+    ("features", "always"): "CC CW WW CA AA WA",
+    ("latent_plan", "never"): "CC CL LL CA LA AA",
 }
+BLOCKWISE = {("autoregressive", "always")}  # acts in several rounds: see test_blocks
 LAWS = ("regress", "flow")
 
 
@@ -37,7 +44,7 @@ class Probe:
         monkeypatch.setattr(streams, "forward", self)
 
     def __call__(self, world, action, prefix, mask, **options):
-        name = "C" if prefix is None else "W"
+        name = "C" if prefix is None else "L" if world is not None and world.shape[1] == 3 else "W"
         if world is not None:
             world = self.inputs[name] = world.detach().requires_grad_()
         if action is not None:
@@ -93,7 +100,9 @@ def trained_probe(make_policy, make_batch, monkeypatch):
 
 def test_the_tables_here_name_every_row():
     assert set(TRAINED) == set(COUPLINGS)
-    assert set(ACTED) == {(row.name, setting) for row in COUPLINGS.values() for setting in row.imagine}
+    assert set(ACTED) | BLOCKWISE == {
+        (row.name, setting) for row in COUPLINGS.values() for setting in row.imagine
+    }
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -108,10 +117,13 @@ def test_training_lets_through_exactly_what_the_table_says(trained_probe, law):
                     f"{coupling}: {source} → {target}"
                 )
                 checked += 1
-    assert checked == 9 * len(COUPLINGS) == 36
+    assert checked == 16 * len(COUPLINGS) == 112
 
 
-@pytest.mark.parametrize("coupling", [row.name for row in COUPLINGS.values() if row.world])
+@pytest.mark.parametrize(
+    "coupling",
+    [row.name for row in COUPLINGS.values() if row.world and row.world_shown in ("none", "row", "clean")],
+)
 def test_each_sample_sees_what_its_own_plan_says(trained_probe, coupling):
     probe, plan = trained_probe(coupling, "regress")
     expected = {
@@ -137,7 +149,8 @@ def test_context_keys_depend_on_nothing_but_the_context(trained_probe, coupling)
                 tensor.sum(), probe.inputs[group], retain_graph=True, allow_unused=True
             ) == (None,)
             held += 1
-    assert held == 4 * (2 if COUPLINGS[coupling].world else 1)  # keys and values of two layers
+    assert held == 4 * (len(probe.inputs) - 1)  # keys and values of two layers
+    assert len(probe.inputs) - 1 == {"vla": 1, "latent_plan": 3}.get(coupling, 2)
 
 
 @pytest.mark.parametrize(("coupling", "imagine"), ACTED)
@@ -156,7 +169,7 @@ def test_acting_lets_through_exactly_what_the_row_says(
                 (source, target) in pairs(ACTED[coupling, imagine])
             )
             checked += 1
-    assert checked == 9
+    assert checked == 16
 
 
 @pytest.mark.parametrize(
@@ -213,13 +226,18 @@ def test_acting_without_a_future_costs_what_vla_costs(make_policy, make_batch):
             counts[row.name, setting] = policy.network.streams.token_forwards
     context = 2 * 2 * 2 + 2 + 1  # views × readouts × tokens, goal tokens, state
     assert counts["vla", "never"] == 3 * (context + 4 * 4)
-    assert {count for (_, setting), count in counts.items() if setting == "never"} == {counts["vla", "never"]}
+    without = {
+        count for (name, setting), count in counts.items() if setting == "never" and name != "latent_plan"
+    }
+    assert without == {counts["vla", "never"]}
+    assert counts["latent_plan", "never"] == counts["vla", "never"] + 3 * 3  # three plan tokens
     future = 2 * (2 * 2 + 1)
     assert counts["joint", "always"] == counts["vla", "never"] + 3 * future
-    assert (
-        counts["cascaded", "always"] == counts["vla", "never"] + 3 * 2 * future
-    )  # one row, one row embedding ẑ
-    assert len(counts) == 6
+    assert counts["features", "always"] == counts["joint", "always"]
+    # One row, one row embedding ẑ; block after block also embeds the two actions before the last block.
+    assert counts["cascaded", "always"] == counts["vla", "never"] + 3 * 2 * future
+    assert counts["autoregressive", "always"] == counts["cascaded", "always"] + 3 * 2
+    assert len(counts) == 9
 
 
 HIDDEN = torch.tensor([True, False])  # the first sample shows it, the second does not
