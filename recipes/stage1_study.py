@@ -11,23 +11,32 @@ from recipes.so101_quickstart import recipe as quickstart
 from recipes.twin.study import Variant, run_study
 
 SEEDS = (0, 1, 2)
-SHARE = 0.25  # of all samples, where there is a stage 1
+SAMPLES, SHARE = 80_000, 0.25  # of a cell; and the share of stage 1, where there is one
 COMMAND = "hybridpolicy train --recipe stage1_study"
 
 
 def recipe(root: str = "outputs/stage1_study") -> TrainConfig:
-    """The quickstart's data, policy and samples; the study's variants are changes of it."""
-    return replace(quickstart(root), name="stage1_study")
+    """The quickstart's data and sizes, tuned for learning without a privileged loss, as `so101_twin` is."""
+    config = quickstart(root)
+    world, policy = config.stages
+    source = replace(policy.sources[0], onset_share=0.7)
+    return replace(
+        config,
+        name="stage1_study",
+        policy=replace(config.policy, waypoint_weight=5.0),
+        stages=[
+            replace(world, samples=round(SAMPLES * SHARE)),
+            replace(policy, samples=SAMPLES - round(SAMPLES * SHARE), sources=[source]),
+        ],
+    )
 
 
 def variants(config: TrainConfig) -> list[Variant]:
     """The four cells. Without stage 1, its samples are demonstrations too: every cell sees equally many."""
     world, policy = config.stages
-    total = world.samples + policy.samples
-    first = round(total * SHARE)
     stages = {
-        "with": [replace(world, samples=first), replace(policy, samples=total - first)],
-        "without": [replace(policy, samples=total)],
+        "with": [world, policy],
+        "without": [replace(policy, samples=world.samples + policy.samples)],
     }
     losses = {
         "with": replace(config.policy, objects_weight=1.0, objects_count=4),

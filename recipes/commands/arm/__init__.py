@@ -1,0 +1,1 @@
+"""Drive an arm, real or simulated."""

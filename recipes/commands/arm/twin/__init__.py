@@ -1,0 +1,1 @@
+"""Start a simulated arm on a serial port."""
