@@ -100,6 +100,7 @@ class HybridConfig(PreTrainedConfig):
     # asked. The eyes are learned from this; it needs no label but the arm's own recording.
     waypoint_offsets: list[int] = field(default_factory=list)
     waypoint_weight: float = 0.0
+    outcome_weight: float = 0.0  # loss of the heads progress, success and risk; 0: there are none
     objects_weight: float = 0.0  # loss on privileged object positions; 0 switches it off
     objects_count: int = 0
     ema_decay: float = 0.996  # of the target frame encoder
@@ -191,6 +192,8 @@ class HybridConfig(PreTrainedConfig):
         for name in ("world_share", "text_dropout", "state_dropout", "camera_dropout", "rtc_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; allowed 0 … 1")
+        if self.outcome_weight < 0:
+            raise ConfigurationError(f"hybrid: outcome_weight = {self.outcome_weight}; must be 0 or more")
         if not 0.0 < self.action_step_decay <= 1.0:
             raise ConfigurationError(
                 f"hybrid: action_step_decay = {self.action_step_decay}; allowed above 0 … 1 (1 weighs all "

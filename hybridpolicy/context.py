@@ -30,6 +30,7 @@ class Sample:
         task: B texts, or None.
         index: (B,) int64 identity of each sample, for counter-based noise.
         waypoints: (B, n, S) physical units, states at `waypoint_offsets`, the last one past the end; or None.
+        outcome: (B, 3) labels of progress, success and risk, and (B, 3) bool which are known; or None.
         objects: (B, K, 2) m and (B, K) bool present, privileged; or None.
         target: (B, 2) m and (B,) bool present, the object the instruction names, privileged; or None.
     """
@@ -43,6 +44,7 @@ class Sample:
     task: list[str] | None
     index: Tensor
     waypoints: Tensor | None
+    outcome: tuple[Tensor, Tensor] | None
     objects: tuple[Tensor, Tensor] | None
     target: tuple[Tensor, Tensor] | None
 
@@ -116,6 +118,9 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
             if value is not None:
                 _check_range(name, value)
     index = batch.get("sample_index", batch.get("index"))
+    outcome = None
+    if "outcome.labels" in batch:
+        outcome = (batch["outcome.labels"].float(), batch["outcome.known"].bool())
     objects = None
     if "privileged.objects" in batch:
         positions = batch["privileged.objects"].float().view(count, -1, 2)
@@ -136,6 +141,7 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
         task=[task] * count if isinstance(task, str) else task,
         index=torch.arange(count, device=device) if index is None else index.view(-1).long().to(device),
         waypoints=batch.get("waypoints"),
+        outcome=outcome,
         objects=objects,
         target=target,
     )

@@ -4,6 +4,7 @@ Legend as in `network`: B batch, H offsets, V views, P tokens a view, F latent s
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridpolicy.context import Sample
@@ -100,3 +101,13 @@ def objects_loss(predicted: Tensor, positions: Tensor, present: Tensor) -> Tenso
     """
     error = (predicted.view_as(positions).float() - positions * 10.0).abs()
     return masked_mean(error, present.unsqueeze(-1))
+
+
+def outcome_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Scalar: cross-entropy of each head where its label is known.
+
+    Args:
+        logits, labels: (B, 3), labels in [0, 1]. valid: (B, 3) bool; the progress of a failure is censored.
+    """
+    error = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return masked_mean(error, valid)

@@ -129,6 +129,7 @@ class HybridPolicy(PreTrainedPolicy):
         config = self.config
         wanted = (
             ("waypoint_weight", "waypoints", sample.waypoints, "`hybridpolicy train` gives them"),
+            ("outcome_weight", "outcome.labels", sample.outcome, "set DatasetSource.outcomes"),
             ("objects_weight", "privileged.objects", sample.objects, "a simulator's recording has it"),
         )
         for name, key, value, where in wanted:

@@ -15,6 +15,7 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.frames import FrameStack, KeypointReadout, normalise_latents
 from hybridpolicy.goal import GoalEncoder
+from hybridpolicy.outcome import OutcomeHeads
 from hybridpolicy.plan import TrainingPlan
 from hybridpolicy.streams import Prefix, TwoStreams, extend
 
@@ -63,6 +64,24 @@ class Context:
     def tokens_per_offset(self) -> int:
         """World tokens at one future offset: the views' latents and, if there is a state, one more."""
         return self.latents.shape[1] + (self.state is not None)
+
+    def repeat(self, count: int) -> "Context":
+        """Each observation `count` times in a row, (B·count, …): for candidates that share it."""
+        if count == 1:
+            return self
+
+        def many(x: Tensor) -> Tensor:
+            return x.repeat_interleave(count, dim=0)
+
+        prefix = Prefix(
+            tuple(many(k) for k in self.prefix.keys),
+            tuple(many(v) for v in self.prefix.values),
+            many(self.prefix.visible),
+        )
+        state = None if self.state is None else many(self.state)
+        return Context(
+            prefix, many(self.latents), many(self.online_latents), many(self.asked), self.cameras, state
+        )
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,8 @@ class HybridNetwork(nn.Module):
             self.plan_queries = nn.Parameter(torch.randn(config.plan_tokens, width) * 0.5)
         nn.init.zeros_(self.latent_out.weight)
         nn.init.zeros_(self.latent_out.bias)
+        if config.outcome_weight > 0:
+            self.outcome = OutcomeHeads(width)
         if config.objects_weight > 0:
             self.objects_out = nn.Linear(len(cameras) * tokens * size, 2 * config.objects_count)
             self.target_out = nn.Linear(len(cameras) * tokens * size, 2)

@@ -19,6 +19,7 @@ from hybridpolicy.losses import (
     frame_validity,
     masked_mean,
     objects_loss,
+    outcome_loss,
     step_weights,
     world_loss,
     world_skill,
@@ -77,6 +78,8 @@ class Objective:
             parts.append(self._world_part(sample, plan, context, predicted.future, target))
         if config.waypoint_weight > 0 and sample.waypoints is not None and context.state is not None:
             parts.append(self._waypoint_part(sample, context, shown.text))
+        if config.outcome_weight > 0 and sample.outcome is not None:
+            parts.append(self._outcome_part(sample.outcome, noise, context, predicted.future, target))
         if config.objects_weight > 0:
             parts += self._privileged_parts(sample, context, shown.text)
         loss = torch.stack([value for value, _ in parts]).sum()
@@ -127,6 +130,28 @@ class Objective:
         report = {"informed_action_loss": float(action.detach()), "plan_distance": float(distance.detach())}
         config = self.config
         return [(action, {}), (config.world_weight * distance + config.collapse_weight * spread, report)]
+
+    def _outcome_part(
+        self,
+        labelled: tuple[Tensor, Tensor],
+        noise: CounterNoise,
+        context: Context,
+        imagined: Future | None,
+        target: Future | None,
+    ) -> Part:
+        """The heads on the moment alone, with the true future, or with the imagined one: all three occur."""
+        network, prefix, future = self.network, context.prefix, None
+        choice = noise.batch_uniform("outcome")
+        if target is not None and choice < 2 / 3:
+            future = imagined if imagined is not None and choice < 1 / 3 else target
+        if future is not None:
+            state = None if future.state is None else future.state.detach()
+            shown = Future(future.latents.detach(), state)
+            done = torch.ones(context.size, device=context.latents.device)
+            world = network.world_tokens(shown, done, context, self.embodiment)
+            prefix = network.streams.encode(world, world.new_ones(world.shape[:2], dtype=torch.bool), prefix)
+        loss = outcome_loss(network.outcome.logits(network.streams, prefix), *labelled)
+        return self.config.outcome_weight * loss, {"outcome_loss": float(loss.detach())}
 
     def _waypoint_part(self, sample: Sample, context: Context, shown: Tensor | None) -> Part:
         """Where the arm will be, read linearly from what the goal readout found; only where text is shown."""

@@ -13,8 +13,10 @@ from hybridpolicy.blocks import Blocks
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS, Coupling
 from hybridpolicy.embodiment import Embodiment
+from hybridpolicy.errors import QueryError
 from hybridpolicy.flow import CounterNoise, euler
 from hybridpolicy.network import Context, Future, HybridNetwork
+from hybridpolicy.outcome import Outcome
 from hybridpolicy.streams import Prefix
 
 
@@ -77,6 +79,23 @@ class Queries:
             return self._roll(context, noise, future=future)[1]
         prefix = self._with_clean(context, context.prefix, future)
         return self._integrate_actions(prefix, self._start_chunk(context, noise))
+
+    def evaluate(self, context: Context, future: Future | None = None) -> Outcome:
+        """Returns progress, success and risk of the moment, or of the moment with a future that follows.
+
+        Raises:
+            QueryError: the policy has no outcome heads, or its row has no future to show them.
+        """
+        if self.config.outcome_weight == 0:
+            raise QueryError(
+                "hybrid: this policy has no outcome heads; train with policy.outcome_weight above 0 on "
+                "sources that say how episodes ended (DatasetSource.outcomes)"
+            )
+        prefix = context.prefix
+        if future is not None:
+            self._row.require("imagine")
+            prefix = self._with_clean(context, prefix, future)
+        return self.network.outcome(self.network.streams, prefix)
 
     @property
     def _row(self) -> Coupling:

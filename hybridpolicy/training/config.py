@@ -18,6 +18,7 @@ from hybridpolicy.errors import CheckpointError, ConfigurationError, allowed
 
 RECIPE_FILE = "train_recipe.json"
 DROPPABLE = ("action", "observation.state", "task")
+OUTCOMES = ("", "demonstrations", "recorded")
 PRECISIONS = ("fp32", "bf16")
 TARGET_MODES = ("independent", "same", "none")
 
@@ -51,6 +52,8 @@ class DatasetSource:
     onset_share: share of samples drawn from the first `onset_frames` frames of an episode, where the arm does
         not yet give away what was asked. Drawn evenly, those frames are rare, and a policy learns to read the
         arm's heading instead of the instruction.
+    outcomes: what is known of how episodes ended, for the outcome heads. "demonstrations": all in success,
+        and nothing of risk; "recorded": by the columns next.success and outcome.event; empty: nothing.
     """
 
     root: str
@@ -62,6 +65,7 @@ class DatasetSource:
     episodes: tuple[int, ...] = ()
     onset_share: float = 0.0
     onset_frames: int = 3
+    outcomes: str = ""
 
     def __post_init__(self) -> None:
         where = f"dataset source {self.root or self.repo_id!r}"
@@ -77,6 +81,7 @@ class DatasetSource:
         for column in self.drop:
             _check_choice(where, "drop", column, DROPPABLE)
         _check(where, "onset_share", self.onset_share, _is_between(self.onset_share, 0, 1), "allowed 0 … 1")
+        _check_choice(where, "outcomes", self.outcomes, OUTCOMES)
         _check(where, "onset_frames", self.onset_frames, _is_count(self.onset_frames), "must be 1 or more")
 
 

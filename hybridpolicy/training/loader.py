@@ -24,6 +24,7 @@ from hybridpolicy.training import augmentation
 from hybridpolicy.training.cache import FrameCache, Progress, open_cache
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource
 from hybridpolicy.training.decode import resolve_root
+from hybridpolicy.training.outcomes import outcome_labels
 
 Batch = dict[str, Any]
 
@@ -97,7 +98,22 @@ class SourceReader:
         self._first_row = np.repeat(cache.episode_from, lengths)
         self._last_row = np.repeat(cache.episode_to - 1, lengths)
         self._rows = self._sampled_rows()
+        self._outcomes = self._label_outcomes()
         self._onsets = self._rows[self._rows - self._first_row[self._rows] < source.onset_frames]
+
+    def _label_outcomes(self) -> tuple[Tensor, Tensor] | None:
+        if not self.source.outcomes:
+            return None
+        cache, chunk = self.cache, len(self._window.action_offsets)
+        labels, known = outcome_labels(
+            self.source.outcomes,
+            cache.columns,
+            cache.episode_from,
+            cache.episode_to,
+            chunk,
+            str(cache.source),
+        )
+        return torch.from_numpy(labels), torch.from_numpy(known)
 
     def _sampled_rows(self) -> NDArray[np.int64]:
         chosen = self.source.episodes or range(self.cache.num_episodes)
@@ -150,6 +166,8 @@ class SourceReader:
             if self._window.waypoint_offsets and "observation.state" in self._columns:
                 near, _ = self._clamp(rows, self._window.waypoint_offsets)
                 batch["waypoints"] = self._columns["observation.state"][near]
+        if self._outcomes is not None:
+            batch["outcome.labels"], batch["outcome.known"] = (column[present] for column in self._outcomes)
         if "task" not in self.source.drop and self.cache.tasks:
             batch["task"] = [self.cache.tasks[i] for i in self.cache.columns["task_index"][rows]]
         return batch

@@ -1,0 +1,56 @@
+"""How an episode will go: progress, success and risk, read by one token that sees what is there.
+
+E sees the context and whatever of future and chunk is present; nobody sees E. So it judges a real moment, a
+true future in training, and an imagined one when a plan is scored.
+
+Legend as in `network`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hybridpolicy.streams import Prefix, TwoStreams
+
+HEADS = ("progress", "success", "risk")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Each (B,) in [0, 1].
+
+    Attributes:
+        progress: 1 − remaining time over the median length of a success.
+        success: chance that the episode ends in success.
+        risk: chance of a limit rejection, unexpected contact, drop, stall, alarm or intervention within the
+            next chunk; not 1 − success.
+    """
+
+    progress: Tensor
+    success: Tensor
+    risk: Tensor
+
+    def score(self, risk_weight: float, success_weight: float) -> Tensor:
+        """(B,) what a planner maximises."""
+        return self.progress - risk_weight * self.risk + success_weight * self.success
+
+
+class OutcomeHeads(nn.Module):
+    """One learned token of the world stream and a linear map from what it found to three logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, width) * 0.5)
+        self.out = nn.Linear(width, len(HEADS))
+
+    def logits(self, streams: TwoStreams, prefix: Prefix) -> Tensor:
+        """(B, 3) from what `prefix` holds."""
+        count = len(prefix.visible)
+        seen = torch.cat((prefix.visible, prefix.visible.new_ones(count, 1)), dim=1)
+        mask = None if bool(seen.all()) else seen.unsqueeze(1)
+        output, _, _ = streams(self.query.expand(count, -1, -1), None, prefix, mask)
+        return self.out(output[:, 0]).float()
+
+    def forward(self, streams: TwoStreams, prefix: Prefix) -> Outcome:
+        return Outcome(*self.logits(streams, prefix).sigmoid().unbind(dim=1))

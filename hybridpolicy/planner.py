@@ -1,0 +1,178 @@
+"""Choosing among what the policy itself proposes: K candidates, imagined, scored, the best kept.
+
+Legend as in `network`; K candidates of each of B observations, T chunk, A action size.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.couplings import COUPLINGS, Coupling
+from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.flow import CounterNoise
+from hybridpolicy.network import Context, Future
+from hybridpolicy.queries import Queries
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """How a plan is chosen.
+
+    Attributes:
+        candidates: K. 1 imagines and scores its one candidate all the same.
+        risk, success: weights λ and β of progress − λ·risk + β·success.
+        budget_ms: bound on one plan's time; K is lowered to what fits, never below 1. None: no bound.
+    """
+
+    candidates: int = 8
+    risk: float = 0.0
+    success: float = 1.0
+    budget_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ConfigurationError(f"planner: candidates = {self.candidates}; must be 1 or more")
+        for name in ("risk", "success"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"planner: {name} = {getattr(self, name)}; must be 0 or more")
+        if self.budget_ms is not None and self.budget_ms <= 0:
+            raise ConfigurationError(
+                f"planner: budget_ms = {self.budget_ms}; must be above 0, or None for no bound"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen, and among what.
+
+    Attributes:
+        chunk: (B, T, A) the best candidate. future: (B, H, …) what it is imagined to lead to.
+        candidates: (B, K, T, A). scores: (B, K). chosen: (B,) index of the best.
+    """
+
+    chunk: Tensor
+    future: Future
+    candidates: Tensor
+    scores: Tensor
+    chosen: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """(B,) how far candidates lie apart: standard deviation over K, mean over the chunk."""
+        if self.candidates.shape[1] == 1:
+            return torch.zeros_like(self.scores[:, 0])
+        return self.candidates.std(dim=1).mean(dim=(1, 2))
+
+
+NoiseSource = Callable[[int], CounterNoise]
+"""Number of samples → their noise, as `HybridPolicy.acting_noise` gives it."""
+
+_WARM_UP = 2  # plans with one candidate before the pace is believed
+
+
+class Planner:
+    """Plans with one policy. Keeps the pace of this machine, to know how many candidates a budget allows."""
+
+    def __init__(self, queries: Queries, settings: PlannerSettings) -> None:
+        """Raises `ConfigurationError` if the policy cannot propose, imagine or judge what is asked."""
+        check_planner(queries.config, settings)
+        self._queries, self._settings = queries, settings
+        self._one_ms: list[float] = []
+        self._each_ms: float | None = None
+
+    @torch.no_grad()
+    def plan(
+        self, context: Context, noise: NoiseSource, *, goal: Tensor | None = None, warm: Tensor | None = None
+    ) -> Plan:
+        """The best of K chunks for each observation.
+
+        Args:
+            goal: (B, V·P, F) latents of a goal picture: score by nearness of the last imagined latents to it
+                instead of by the outcome heads.
+            warm: (B, d, A) what is left of the last plan; the first candidate goes on with it.
+        """
+        started = time.perf_counter()
+        count = self.affordable()
+        many = context.repeat(count)
+        drawn = noise(many.size)
+        if self._row.world_shown == "clean":
+            future = self._queries.imagine(many, drawn)
+            chunks = self._queries.infer_actions(many, future, drawn)
+        else:
+            chunks = self._propose(many, drawn, warm, count)
+            future = self._queries.imagine(many, drawn, chunks)
+        scores = self._score(many, future, goal, count)
+        best = scores.argmax(dim=1)
+        flat = best + count * torch.arange(context.size, device=best.device)
+        chosen = Future(future.latents[flat], None if future.state is None else future.state[flat])
+        self._learn_pace(count, 1e3 * (time.perf_counter() - started))
+        return Plan(chunks[flat], chosen, chunks.unflatten(0, (-1, count)), scores, best)
+
+    def affordable(self) -> int:
+        """K that fits the budget at the pace of the plans so far; the first ones measure it."""
+        wanted, budget = self._settings.candidates, self._settings.budget_ms
+        if budget is None:
+            return wanted
+        if len(self._one_ms) < _WARM_UP:
+            return 1
+        if self._each_ms is None:
+            return min(2, wanted)
+        return max(1, min(wanted, 1 + int((budget - min(self._one_ms)) / self._each_ms)))
+
+    @property
+    def _row(self) -> Coupling:
+        return COUPLINGS[self._queries.config.coupling]
+
+    def _propose(self, many: Context, noise: CounterNoise, warm: Tensor | None, count: int) -> Tensor:
+        """(B·K, T, A) by the policy, the first of each K going on with the last plan."""
+        imagine = "never" if self._row.acts_without_world else "always"
+        chunks = self._queries.act(many, noise, imagine=imagine)
+        if warm is None:
+            return chunks
+        given = warm.repeat_interleave(count, dim=0)[:, : chunks.shape[1] - 1]
+        going_on = self._queries.act(many, noise, imagine=imagine, clean=given)
+        first = torch.arange(len(chunks), device=chunks.device) % count == 0
+        return torch.where(first[:, None, None], going_on, chunks)
+
+    def _score(self, many: Context, future: Future, goal: Tensor | None, count: int) -> Tensor:
+        """(B, K), higher is better."""
+        if goal is not None:
+            distance = future.latents[:, -1] - goal.repeat_interleave(count, dim=0)
+            return -distance.square().mean(dim=(1, 2)).unflatten(0, (-1, count))
+        outcome = self._queries.evaluate(many, future)
+        return outcome.score(self._settings.risk, self._settings.success).unflatten(0, (-1, count))
+
+    def _learn_pace(self, count: int, spent_ms: float) -> None:
+        """A plan takes what one candidate takes, and something for each further one."""
+        if count == 1:
+            self._one_ms = [*self._one_ms[1 - _WARM_UP :], spent_ms]
+        elif self._one_ms:
+            each = max((spent_ms - min(self._one_ms)) / (count - 1), 1e-3)
+            self._each_ms = each if self._each_ms is None else 0.8 * self._each_ms + 0.2 * each
+
+
+def check_planner(config: HybridConfig, settings: PlannerSettings) -> None:
+    """Raises `ConfigurationError` if a policy of `config` cannot be planned with."""
+    row = COUPLINGS[config.coupling]
+    able = [r.name for r in COUPLINGS.values() if _can_plan(r)]
+    if not _can_plan(row):
+        raise ConfigurationError(
+            f"planner: coupling = {row.name} cannot imagine what its own proposals lead to; rows that can: "
+            f"{', '.join(able)}"
+        )
+    law = "world_law" if row.world_shown == "clean" else "action_law"
+    drawn = getattr(config, law)
+    if settings.candidates > 1 and drawn != "flow":
+        raise ConfigurationError(
+            f"planner: candidates = {settings.candidates} with {law} = {drawn}, which has one answer and so "
+            f"proposes {settings.candidates} times the same; train with {law} = flow, or set candidates = 1"
+        )
+
+
+def _can_plan(row: Coupling) -> bool:
+    """It imagines under its own actions, or acts by inverting what it imagines."""
+    return "imagine_actions" in row.queries or (row.world_shown == "clean" and row.inverse)

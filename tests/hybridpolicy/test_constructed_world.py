@@ -1,0 +1,161 @@
+"""A world whose answers are known: a point that a camera sees and that moves by what it is told.
+
+Position and action are two numbers; the position after t actions is where it was plus their sum. Whatever a
+row of the table claims to answer, is asked here and compared with that.
+"""
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+
+from hybridpolicy.context import present
+from hybridpolicy.flow import CounterNoise
+from hybridpolicy.modeling_hybrid import HybridPolicy
+
+AXES = ["x.pos", "y.pos"]
+SIZE, CHUNK, OFFSETS = 32, 4, [2, 4]
+STEP = 0.2  # largest motion of one action, in a picture that is 2 wide
+# A tenth of what `joint` sees asks for the action between two given states.
+STEPS = {"joint": 1200, "cascaded": 900, "autoregressive": 600} | dict.fromkeys(
+    ("vla", "representation", "features", "latent_plan"), 300
+)
+DIRECTIONS = ("left", "right", "up", "down")
+
+
+def picture(position):
+    """(B, n, 2) in [-1, 1] → (B, n, 3, S, S): a bright disc on black."""
+    axis = torch.linspace(-1.0, 1.0, SIZE)
+    x, y = position[..., 0, None, None], position[..., 1, None, None]
+    disc = torch.exp(-((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / 0.03)
+    return disc.unsqueeze(-3).expand(*disc.shape[:-2], 3, SIZE, SIZE)
+
+
+def scenes(count, seed):
+    """A batch as the loader and the pipeline give it, statistics being 0 and 1.
+
+    Each point is told one direction and goes there, at a speed and with a drift of its own.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    start = torch.rand(count, 2, generator=rng) * 1.0 - 0.5
+    told = torch.randint(0, 4, (count,), generator=rng)
+    heading = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])[told]
+    speed = 0.25 + 0.75 * torch.rand(count, CHUNK, 1, generator=rng)
+    drift = 0.5 * torch.randn(count, CHUNK, 2, generator=rng)
+    action = STEP * (heading[:, None] * speed + drift * (heading[:, None] == 0)).clamp(-1.0, 1.0)
+    track = torch.cat((start[:, None], start[:, None] + action.cumsum(dim=1)), dim=1)
+    state = track[:, [0, *OFFSETS]]
+    return {
+        "observation.images.top": picture(state),
+        "observation.state": state / 0.4,
+        "action": action / STEP,
+        "task": [f"go {DIRECTIONS[i]}" for i in told],
+        "index": torch.arange(count) + seed * 100_000,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(coupling) → the policy of that row, trained for half a minute at most."""
+    policies = {}
+
+    def train(coupling):
+        if coupling not in policies:
+            policies[coupling] = _train(coupling)
+        return policies[coupling]
+
+    return train
+
+
+def _train(coupling):
+    from hybridpolicy.configuration_hybrid import HybridConfig
+
+    torch.manual_seed(0)
+    steps = STEPS[coupling]
+    config = HybridConfig(
+        device="cpu", coupling=coupling, image_size=[SIZE, SIZE], width=48, depth=2, heads=2, num_keypoints=4,
+        tokens_per_view=1, keypoint_features=2, frame_channels=16, chunk_size=CHUNK, n_action_steps=1,
+        world_offsets=OFFSETS, world_share=1.0, world_weight=1.0, rtc_share=0.0, rtc_max_delay=1,
+        text_dropout=0.0, state_dropout=0.0, goal_lr_scale=1.0, lexicon=["go", *DIRECTIONS],
+        action_feature_names=AXES, state_feature_names=AXES,
+        input_features={"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
+                        "observation.state": PolicyFeature(FeatureType.STATE, (2,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+    )  # fmt: skip
+    unit = {"mean": np.zeros(2), "std": np.ones(2)}
+    policy = HybridPolicy(config, dataset_stats={"action": unit, "observation.state": unit}).train()
+    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [2e-3] * 3, total_steps=steps)
+    for step in range(steps):
+        batch = scenes(64, step + 1)
+        if not policy.needs_future(step):
+            batch = {k: v[:, :1] if k.startswith("observation") else v for k, v in batch.items()}
+        loss, _ = policy.forward(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        policy.update()
+    return policy.eval()
+
+
+@pytest.fixture
+def held_out():
+    return scenes(256, 0)
+
+
+@torch.no_grad()
+def ask(policy, batch):
+    sample = present(batch, policy.config)
+    now = {k: v[:, 0] if k.startswith("observation") else v for k, v in batch.items() if k != "action"}
+    return policy.context(now), policy.network.encode_future(sample), CounterNoise(0, 1, sample.index)
+
+
+@pytest.mark.parametrize("coupling", ["joint", "autoregressive"])
+def test_the_forward_query_is_the_dynamics(trained, held_out, coupling):
+    policy = trained(coupling)
+    context, _, noise = ask(policy, held_out)
+    truth = held_out["observation.state"][:, 1:]
+    with torch.no_grad():
+        given = policy.queries.imagine(context, noise, held_out["action"]).state
+        shuffled = policy.queries.imagine(context, noise, held_out["action"].roll(1, dims=0)).state
+    told, mistold = (float((s - truth)[:, -1].abs().mean()) for s in (given, shuffled))
+    copied = float((truth[:, -1] - held_out["observation.state"][:, 0]).abs().mean())
+    assert told < 0.35 * copied
+    assert told < 0.5 * mistold
+
+
+@pytest.mark.parametrize("coupling", ["joint", "cascaded", "autoregressive"])
+def test_the_inverse_query_recovers_the_action(trained, held_out, coupling):
+    policy = trained(coupling)
+    context, future, noise = ask(policy, held_out)
+    moved = (held_out["observation.state"][:, -1] - held_out["observation.state"][:, 0]) * 0.4 / STEP
+    with torch.no_grad():
+        inferred = policy.queries.infer_actions(context, future, noise).sum(dim=1)
+        guessed = policy.queries.act(context, noise).sum(dim=1)
+    assert float((inferred - moved).abs().mean()) < 0.5 * float((guessed - moved).abs().mean())
+
+
+@pytest.mark.parametrize("coupling", ["vla", "representation", "joint", "cascaded", "features", "latent_plan",
+                                      "autoregressive"])  # fmt: skip
+def test_every_row_goes_where_it_is_told(trained, held_out, coupling):
+    policy = trained(coupling)
+    context, _, noise = ask(policy, held_out)
+    with torch.no_grad():
+        going = policy.queries.act(context, noise).mean(dim=1)
+    told = torch.tensor([DIRECTIONS.index(text.split()[1]) for text in held_out["task"]])
+    axis = (told >= 2).long()[:, None]
+    expected = torch.where((told == 1) | (told == 2), 1.0, -1.0)
+    assert float((going.gather(1, axis)[:, 0].sign() == expected).float().mean()) > 0.97
+
+
+def test_imagination_given_the_goal_goes_there(trained, held_out):
+    policy = trained("joint")
+    context, _, noise = ask(policy, held_out)
+    with torch.no_grad():
+        imagined = policy.queries.imagine(context, noise).state[:, -1]
+    moved = imagined - held_out["observation.state"][:, 0]
+    truth = held_out["observation.state"][:, -1] - held_out["observation.state"][:, 0]
+    same = torch.nn.functional.cosine_similarity(moved, truth).mean()
+    assert float(same) > 0.7

@@ -1,0 +1,211 @@
+"""Judging and choosing: outcome labels and heads, K candidates imagined and scored, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from hybridpolicy.errors import ConfigurationError, DatasetError, QueryError
+from hybridpolicy.outcome import Outcome
+from hybridpolicy.planner import Planner, PlannerSettings
+from hybridpolicy.training.outcomes import outcome_labels
+
+HEADS = {"outcome_weight": 1.0, "action_law": "flow", "action_steps": 2}
+
+
+# -- labels
+def brute_force(ended, events, lengths, chunk):
+    rows, start = [], 0
+    good = [bool(ended[a : a + n].any()) for a, n in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)]
+    median = np.median([n for n, ok in zip(lengths, good, strict=True) if ok])
+    for length, ok in zip(lengths, good, strict=True):
+        for t in range(length):
+            progress = max(0.0, 1.0 - (length - 1 - t) / median)
+            risk = bool(events[start + t : start + min(t + chunk, length)].any())
+            rows.append((progress, float(ok), float(risk), ok))
+        start += length
+    return np.array(rows)
+
+
+def test_labels_are_what_their_definition_says():
+    rng = np.random.default_rng(0)
+    lengths = [7, 3, 12, 5, 1]
+    start, stop = np.cumsum([0, *lengths[:-1]]), np.cumsum(lengths)
+    ended = np.zeros(sum(lengths), bool)
+    ended[stop[[0, 2, 4]] - 1] = True
+    events = rng.random(sum(lengths)) < 0.15
+    columns = {"next.success": ended[:, None], "outcome.event": events[:, None]}
+    labels, known = outcome_labels("recorded", columns, start, stop, 4, "here")
+    expected = brute_force(ended, events, lengths, 4)
+    np.testing.assert_allclose(labels, expected[:, :3], atol=1e-6)
+    np.testing.assert_array_equal(known[:, 0], expected[:, 3].astype(bool))
+    assert known[:, 1:].all()
+    assert events.any()
+
+    shown, shown_known = outcome_labels("demonstrations", {}, start, stop, 4, "here")
+    assert (shown[:, 1] == 1).all()
+    assert shown_known.any(axis=0).tolist() == [True, True, False]
+
+
+def test_labels_that_cannot_be_made_are_refused():
+    ends = np.array([0]), np.array([3])
+    with pytest.raises(DatasetError, match=r"here: .* missing \['outcome.event'\]; record with"):
+        outcome_labels("recorded", {"next.success": np.zeros(3, bool)}, *ends, 2, "here")
+    columns = {"next.success": np.zeros(3, bool), "outcome.event": np.zeros(3, bool)}
+    with pytest.raises(DatasetError, match="none of 1 episodes ended in success"):
+        outcome_labels("recorded", columns, *ends, 2, "here")
+
+
+# -- heads
+def labelled(batch, labels):
+    known = torch.ones(len(labels), 3, dtype=torch.bool)
+    return batch | {"outcome.labels": labels, "outcome.known": known}
+
+
+def test_heads_learn_what_can_be_seen_and_only_what_is_known(make_policy, make_batch, train_steps):
+    policy = make_policy(outcome_weight=5.0, state_dropout=0.0, camera_dropout=0.0)
+    batch = make_batch(16)
+    bright = torch.arange(16) % 2
+    for key in [key for key in batch if key.startswith("observation.images")]:
+        batch[key] = batch[key] * 0.1 + 0.8 * bright[:, None, None, None, None]
+    labels = torch.stack((torch.full((16,), 0.25), bright.float(), 1.0 - bright), dim=1)
+    hidden = labelled(batch, labels)
+    hidden["outcome.known"][:, 2] = False
+    train_steps(policy, hidden, 60)
+    now = {k: v[:, 0] if k.startswith("observation") else v for k, v in batch.items() if k != "action"}
+    context = policy.eval().context(now)
+    with torch.no_grad():
+        outcome = policy.queries.evaluate(context)
+    assert float((outcome.success - bright).abs().max()) < 0.2
+    assert float((outcome.progress - 0.25).abs().max()) < 0.2
+    assert float((outcome.risk - (1.0 - bright)).abs().mean()) > 0.3  # was never told
+
+
+def test_nobody_sees_the_outcome_token(make_policy, make_batch):
+    """A chunk is the same whether or not the moment was judged before, and with or without heads."""
+    torch.manual_seed(3)
+    plain = make_policy(live=False).eval()
+    judged = make_policy(live=False, outcome_weight=1.0).eval()
+    judged.load_state_dict(plain.state_dict(), strict=False)
+    batch = make_batch(2, 0)
+    context = judged.context(batch)
+    judged.queries.evaluate(context)
+    assert torch.equal(judged.predict_action_chunk(batch), plain.predict_action_chunk(batch))
+    with pytest.raises(QueryError, match="no outcome heads"):
+        plain.queries.evaluate(plain.context(batch))
+
+
+# -- planner
+@pytest.fixture
+def planning(make_policy, make_batch):
+    """(coupling, **fields) → policy, context of two observations, noise source."""
+
+    def make(coupling="joint", **fields):
+        flow = {"world_law": "flow"} if coupling == "cascaded" else {}
+        policy = make_policy(coupling=coupling, **(HEADS | flow | fields)).eval()
+        context = policy.context(make_batch(2, 0))
+        return policy, context, lambda count: policy.acting_noise(count, torch.device("cpu"))
+
+    return make
+
+
+@pytest.mark.parametrize("coupling", ["joint", "autoregressive", "cascaded"])
+def test_the_best_of_the_candidates_is_chosen(planning, coupling):
+    policy, context, noise = planning(coupling)
+    plan = Planner(policy.queries, PlannerSettings(candidates=5, success=1.0)).plan(context, noise)
+    assert plan.candidates.shape == (2, 5, 4, 4)
+    assert plan.scores.shape == (2, 5)
+    rows = torch.arange(2)
+    assert torch.equal(plan.scores[rows, plan.chosen], plan.scores.max(dim=1).values)
+    assert torch.equal(plan.chunk, plan.candidates[rows, plan.chosen])
+    assert bool((plan.spread > 1e-3).all())
+    again = policy.queries.evaluate(context, plan.future)
+    torch.testing.assert_close(again.score(0.0, 1.0), plan.scores.max(dim=1).values, rtol=0, atol=1e-5)
+
+
+def test_one_candidate_is_the_policys_own_chunk(planning):
+    policy, context, noise = planning()
+    plan = Planner(policy.queries, PlannerSettings(candidates=1)).plan(context, noise)
+    policy.reset()
+    drawn = policy.acting_noise(2, torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(plan.chunk, policy.queries.act(context, drawn, imagine="never"))
+    assert plan.spread.tolist() == [0.0, 0.0]
+
+
+def test_weights_decide(planning, monkeypatch):
+    policy, context, noise = planning()
+    risk = torch.tensor([0.9, 0.1, 0.5] * 2)
+    success = torch.tensor([0.9, 0.2, 0.6] * 2)
+    fixed = Outcome(torch.zeros(6), success, risk)
+    monkeypatch.setattr(type(policy.queries), "evaluate", lambda *_: fixed)
+    chosen = [
+        Planner(policy.queries, PlannerSettings(3, risk=risk_weight, success=1.0)).plan(context, noise).chosen
+        for risk_weight in (0.0, 2.0)
+    ]
+    assert [c.tolist() for c in chosen] == [[0, 0], [1, 1]]
+
+
+def test_a_goal_picture_needs_no_heads(planning):
+    policy, context, noise = planning(outcome_weight=0.0)
+    planner = Planner(policy.queries, PlannerSettings(candidates=6))
+    free = planner.plan(context, noise, goal=context.latents)
+    last = free.future.latents[:, -1]
+    best = -(last - context.latents).square().mean(dim=(1, 2))
+    torch.testing.assert_close(best, free.scores.max(dim=1).values, rtol=0, atol=1e-5)
+    with pytest.raises(QueryError, match="no outcome heads"):
+        planner.plan(context, noise)
+
+
+def test_the_last_plan_is_a_candidate(planning):
+    policy, context, noise = planning()
+    warm = torch.randn(2, 2, 4)
+    plan = Planner(policy.queries, PlannerSettings(candidates=3)).plan(context, noise, warm=warm)
+    assert torch.equal(plan.candidates[:, 0, :2], warm)
+    assert not torch.equal(plan.candidates[:, 1, :2], warm)
+
+
+def test_a_budget_bounds_the_candidates(planning, monkeypatch):
+    policy, context, noise = planning()
+    planner = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=20.0))
+    clock = {"now": 0.0, "last": 1}
+
+    def perf_counter():
+        clock["now"] += 0.5e-3 * (8.0 + 1.5 * (planner.affordable() - 1))  # a plan reads the clock twice
+        return clock["now"]
+
+    monkeypatch.setattr("hybridpolicy.planner.time.perf_counter", perf_counter)
+    counts = [planner.plan(context, noise).candidates.shape[1] for _ in range(8)]
+    assert counts[:3] == [1, 1, 2]
+    assert 1 < counts[-1] <= 16
+    unbounded = Planner(policy.queries, PlannerSettings(candidates=16))
+    assert unbounded.affordable() == 16
+    hopeless = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=1e-6))
+    assert [hopeless.plan(context, noise).candidates.shape[1] for _ in range(4)] == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "message"),
+    [
+        (
+            {"coupling": "vla"},
+            {},
+            "coupling = vla cannot imagine what its own proposals lead to; rows that can",
+        ),
+        ({"coupling": "representation"}, {}, "rows that can: joint, cascaded, autoregressive"),
+        ({"coupling": "joint", "action_law": "regress"}, {}, "action_law = regress, which has one answer"),
+        ({"coupling": "cascaded", "world_law": "regress"}, {}, "world_law = regress, which has one answer"),
+        ({}, {"candidates": 0}, "candidates = 0; must be 1 or more"),
+        ({}, {"risk": -1.0}, "risk = -1.0; must be 0 or more"),
+        ({}, {"budget_ms": 0.0}, "budget_ms = 0.0; must be above 0"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(make_policy, fields, settings, message):
+    law = {"action_law": "flow"} if "action_law" not in fields else {"action_steps": 1}
+    policy = make_policy(**({"coupling": "joint"} | law | fields)).eval()
+    with pytest.raises(ConfigurationError, match=message):
+        Planner(policy.queries, PlannerSettings(**({"candidates": 4} | settings)))
+
+
+def test_one_regressed_candidate_may_be_judged(make_policy):
+    policy = make_policy(coupling="joint", outcome_weight=1.0).eval()
+    Planner(policy.queries, PlannerSettings(candidates=1))
