@@ -14,6 +14,8 @@ KINDS = {
         "embodiments.so101.configuration_env",
         "embodiments.metaworld.configuration_env",
     ),
+    "lerobot.cameras.configs": ("embodiments.twin_camera.configuration",),
+    "lerobot.robots.so_follower": ("embodiments.so101.configuration",),
 }
 
 

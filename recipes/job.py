@@ -75,6 +75,7 @@ def describe_run(config: TrainConfig, summary: TrainSummary) -> dict[str, Any]:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
         "train": {"samples_per_s": last.samples / last.seconds},
         "train_minutes": summary.seconds / 60.0,
+        "train_core_minutes": summary.cpu_seconds / 60.0,
         "stage2": {"samples": last.samples, "seconds": last.seconds},
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
     }

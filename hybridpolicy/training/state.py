@@ -38,6 +38,7 @@ class Position:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process, all its threads together
     finished: list[StageResult] = field(default_factory=list)
     log_window: dict[str, list[float]] = field(default_factory=dict)  # name → [sum, count]
     log_seconds: float = 0.0

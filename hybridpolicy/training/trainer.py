@@ -46,7 +46,9 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """How a run went. seconds: of training over all resumes, without decoding."""
+    """How a run went. seconds: of training over all resumes, without decoding; cpu_seconds: what the first
+    process computed in them, all threads together, which other work on the machine does not stretch.
+    """
 
     name: str
     checkpoint: Path
@@ -54,6 +56,7 @@ class TrainSummary:
     samples: int
     steps: int
     seconds: float
+    cpu_seconds: float
     stages: list[StageResult]
     num_parameters: int
     resumed_from: Path | None
@@ -126,7 +129,7 @@ class Trainer:
 
     def _run_stage(self, stage: StageConfig) -> None:
         loader = self.feed.open(stage, self.position, self._report_decoding)
-        self._clock = time.perf_counter()
+        self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
         with self.feed.batches(loader, self.position.stage_step, stage.num_steps) as batches:
             for batch in batches:
                 self._train_step(stage, batch)
@@ -174,7 +177,10 @@ class Trainer:
         """Counts one step; True when it was the last of the stage."""
         now = time.perf_counter()
         passed_s, self._clock = self._agree(now - self._clock, stage), now
+        cpu = time.process_time()
         position = self.position
+        position.cpu_seconds += cpu - self._cpu_clock
+        self._cpu_clock = cpu
         position.step += 1
         position.stage_step += 1
         position.samples += stage.batch_size
@@ -250,6 +256,7 @@ class Trainer:
             samples=self.position.samples,
             steps=self.position.step,
             seconds=self.position.seconds,
+            cpu_seconds=self.position.cpu_seconds,
             stages=self.position.finished,
             num_parameters=sum(parameter.numel() for parameter in self.policy.parameters()),
             resumed_from=self.resumed_from,

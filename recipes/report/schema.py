@@ -113,9 +113,9 @@ class Percentiles(TypedDict):
 
 
 class Latency(TypedDict):
-    """Milliseconds for one chunk, with `imagine` never and always."""
+    """Milliseconds for one chunk, for each `imagine` the coupling offers."""
 
-    never: Percentiles
+    never: NotRequired[Percentiles]
     always: NotRequired[Percentiles]
 
 
@@ -152,6 +152,7 @@ class Report(TypedDict):
     title: NotRequired[str]
     wall_s: NotRequired[float]
     train_minutes: NotRequired[float]
+    train_core_minutes: NotRequired[float]
     command: NotRequired[str]
     machine: NotRequired[str]
     git: NotRequired[str]

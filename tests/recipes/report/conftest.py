@@ -25,6 +25,7 @@ def report() -> dict[str, Any]:
         "started": "2025-01-02 03:04",
         "wall_s": 662.0,
         "train_minutes": 6.5,
+        "train_core_minutes": 11.9,
         "seed": 7,
         "command": "make quickstart",
         "machine": "2 cores, 8 GiB",

@@ -92,6 +92,7 @@ def _print_text(found: Mapping[str, Any]) -> None:
     for name, path in found["cameras"].items():
         print(f"camera       {name}: {path}")
     print(f"control      {found['control']}")
+    print(f"runs with    {found['scheduling']} scheduling")
     print("\nLeRobot's own tools connect with:\n")
     print(
         f"  --robot.type=so101_follower --robot.port={found['port']} --robot.id={found['id']} \\\n"

@@ -1,0 +1,178 @@
+"""Where the goals of a cycle come from: setpoints, the way to a far first one, the rest pose, or standing.
+
+Knows the plan, the limiter and the measured joints; asks the safety machine, and never goes around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from embodiments.control.grip import GripGuard
+from embodiments.control.limits import ArmLimiter, arriving_together, outside_gate
+from embodiments.control.setpoints import Chunk, Setpoint, SetpointPlan, Supply, Verdict
+from embodiments.control.spec import ControlSpec
+from embodiments.control.watch import Watch
+from firmware_bridge.safety import Clock, Code, Event, Motion, SafetyMachine, State
+
+SLOW_SPEED = 30.0  # per second, for motors that are warm or a supply that sags
+CAREFUL_US = 500_000  # after an approach: the last of the way is not taken at full speed
+# A rest pose is often one in which the arm touches something: a goal this far ahead of the joint pushes, and
+# this close to the rest pose it need not.
+RESTING_DEG = 2.0
+RESTING_LOAD = 40.0  # percent; gravity alone takes less than half of it near a rest pose
+SERVO_LAG_S = 0.1  # a joint under way is this far behind its goal without touching anything
+NEAR_DEG = 20.0
+SETTLED_S = 0.15
+# Silence of the host for this share of its timeout: setpoints it left behind are not followed any longer.
+QUIET_SHARE = 0.4
+
+Positions = tuple[float, ...]
+
+
+class Pilot:
+    """Goals of one arm, cycle by cycle. `refused` is told why a first setpoint was not followed."""
+
+    def __init__(
+        self,
+        spec: ControlSpec,
+        watch: Watch,
+        machine: SafetyMachine,
+        note: Callable[[str], None],
+        refused: Callable[[Code, int], None],
+    ) -> None:
+        self._spec = spec
+        self._watch = watch
+        self._machine = machine
+        self._note = note
+        self._refused = refused
+        self.park = spec.park
+        self.approach = False  # the arm still closes in on a far first setpoint
+        self._accepted_us = 0  # when the newest chunk came
+        self._careful_until_us = 0
+        self._settled = 0
+        start = (0.0,) * len(spec.limits)
+        self.limiter = ArmLimiter(spec.limits, spec.rate_hz, spec.smoothing_s, start)
+        self.plan = SetpointPlan(start)
+        self._accelerations = tuple(limit.max_acceleration for limit in spec.limits)
+        self._grips = {
+            index: GripGuard(spec.thresholds)
+            for index, joint in enumerate(watch.joints)
+            if not joint.degrees  # a gripper is what is measured in percent of its opening
+        }
+
+    def stand(self, positions: Positions) -> None:
+        """Forget every goal: the arm stands at `positions`."""
+        self.limiter.reset(positions)
+        self.plan.reset(positions)
+
+    def give_way(self, more_than: float) -> None:
+        """Goals of joints further than `more_than` from them move to where the joints are: nothing pushes."""
+        for joint, watched in zip(self.limiter.joints, self._watch.joints, strict=True):
+            position = watched.position
+            if position is not None and not watched.jumped and abs(joint.goal - position) > more_than:
+                joint.reset(position)
+
+    def accept(self, chunk: Chunk, now_us: int) -> Verdict:
+        """Take in a chunk."""
+        verdict = self.plan.accept(chunk, now_us)
+        if verdict == Verdict.ACCEPTED:
+            self._accepted_us = now_us
+        return verdict
+
+    # -- setpoints to the machine ----------------------------------------------------------------------------
+    def feed(self, now_us: int, periods: int) -> None:
+        """Let `periods` cycles of the plan pass, and tell the machine whether there is a setpoint."""
+        state = self._machine.state
+        if state == State.RUN:
+            self._feed_running(now_us, periods)
+        elif state in (State.HOLD, State.STALE) and self.plan.supply == Supply.FLOWING:
+            self._feed_first(now_us)
+        else:
+            self.plan.reset(self.limiter.goal)
+            self.approach = False
+
+    def _feed_running(self, now_us: int, periods: int) -> None:
+        spec = self._spec
+        quiet = self._machine.age_us(Clock.FRAME) > QUIET_SHARE * spec.frame_timeout_us
+        if self.approach:
+            # Plan time stands still meanwhile: what the arm has not reached is not consumed.
+            alive = now_us - self._accepted_us <= self.plan.buffered_us + spec.setpoint_ttl_us
+            if not outside_gate(self.plan.first(), self.limiter.goal, spec.gate):
+                self.approach = False
+                self._careful_until_us = now_us + CAREFUL_US
+                self.plan.begin_at(self.limiter.goal)
+        else:
+            self.plan.advance(round(periods * 1e6 / spec.rate_hz))
+            alive = self.plan.supply == Supply.FLOWING
+        if alive and not quiet:
+            self._machine.step(Event.SETPOINT_NEAR, now_us)
+
+    def _feed_first(self, now_us: int) -> None:
+        positions = self._watch.positions
+        assert positions is not None
+        spec = self._spec
+        far = outside_gate(self.plan.first(), positions, spec.gate)
+        self.approach = bool(far) and self._machine.state == State.HOLD and spec.approach_far_setpoint
+        event = Event.SETPOINT_NEAR if not far or self.approach else Event.SETPOINT_FAR
+        code = self._machine.step(event, now_us)
+        if code != Code.OK:
+            self.plan.reset(self.limiter.goal)
+            self.approach = False
+            self._refused(code, now_us)
+            return
+        self.plan.begin_at(self.limiter.goal)
+        if self.approach:
+            names = [spec.limits[index].name for index in far]
+            self._note(f"first setpoint is far on {names}: approaching at {spec.approach_speed:g}/s")
+
+    # -- goals -----------------------------------------------------------------------------------------------
+    def goal(self, now_us: int) -> Positions | None:
+        """The goals of this cycle, None where the machine's state has none."""
+        motion = self._machine.output.motion
+        if motion == Motion.NONE:
+            return None
+        if motion == Motion.TRACK:
+            return self._track(now_us)
+        if motion == Motion.TO_PARK and self.park is not None:
+            goal = self._go(self.park, self._spec.park_speed)
+            self._look_for_arrival(self.park, now_us)
+            return goal
+        return self.limiter.stop()
+
+    def _track(self, now_us: int) -> Positions:
+        if self.approach:
+            return self._go(self.plan.first(), self._spec.approach_speed)
+        setpoint = self._gripped(self.plan.sample(self._accelerations), now_us)
+        careful = now_us < self._careful_until_us
+        cap = min(
+            self._spec.approach_speed if careful else math.inf,
+            SLOW_SPEED if self._watch.slow else math.inf,
+        )
+        return self.limiter.step(*setpoint, (cap,) * len(setpoint.positions))
+
+    def _go(self, target: Positions, speed: float) -> Positions:
+        return self.limiter.step(target, None, arriving_together(speed, self.limiter.goal, target))
+
+    def _gripped(self, setpoint: Setpoint, now_us: int) -> Setpoint:
+        positions = list(setpoint.positions)
+        for index, guard in self._grips.items():
+            joint = self._watch.joints[index]
+            if joint.position is not None:
+                positions[index] = guard.limit(positions[index], joint.position, joint.load, now_us)
+        return setpoint._replace(positions=tuple(positions))
+
+    def _look_for_arrival(self, park: Positions, now_us: int) -> None:
+        """Parked: at the rest pose, or resting on something close to it."""
+        short = behind = load = 0.0
+        for joint, watched, to in zip(self.limiter.joints, self._watch.joints, park, strict=True):
+            if watched.degrees and watched.position is not None:
+                short = max(short, abs(to - watched.position))
+                behind = max(behind, abs(joint.goal - watched.position))
+                load = max(load, watched.load)
+        pushes = behind > RESTING_DEG + SERVO_LAG_S * self._spec.park_speed or load > RESTING_LOAD
+        rests = pushes and short < NEAR_DEG
+        self._settled = self._settled + 1 if self.limiter.is_still or rests else 0
+        if self._settled >= SETTLED_S * self._spec.rate_hz:
+            self._settled = 0
+            self._machine.step(Event.PARKED, now_us)
