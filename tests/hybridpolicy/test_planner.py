@@ -122,7 +122,7 @@ def test_the_best_of_the_candidates_is_chosen(planning, coupling):
     torch.testing.assert_close(again.score(0.0, 1.0), plan.scores.max(dim=1).values, rtol=0, atol=1e-5)
 
 
-def test_one_candidate_is_the_policys_own_chunk(planning):
+def test_one_candidate_is_what_the_policy_would_do(planning):
     policy, context, noise = planning()
     plan = Planner(policy.queries, PlannerSettings(candidates=1)).plan(context, noise)
     policy.reset()
