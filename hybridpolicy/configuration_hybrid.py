@@ -58,6 +58,7 @@ class HybridConfig(PreTrainedConfig):
     # -- architecture of the field, as one row of `couplings.COUPLINGS`
     coupling: str = "joint"
     imagine: str | None = None  # None: the row's default, the first it offers
+    imagine_threshold: float | None = None  # of on_uncertainty, set by `hybridpolicy calibrate`
     streams: str = "two"  # tied: one set of weights for world and action tokens
     plan_tokens: int = 4  # of coupling = latent_plan
     action_law: str = "regress"
@@ -126,9 +127,18 @@ class HybridConfig(PreTrainedConfig):
         self.imagine = self.imagine or row.imagine[0]
         _one_of("imagine", self.imagine, IMAGINE_MODES)
         row.check_imagine(self.imagine)
+        self.check_threshold(self.imagine)
         self._check_lengths()
         self._check_shares()
         self._check_normalisation()
+
+    def check_threshold(self, imagine: str) -> None:
+        """Raises `ConfigurationError` if `imagine` needs a threshold and there is none."""
+        if imagine == "on_uncertainty" and not (self.imagine_threshold or 0.0) > 0.0:
+            raise ConfigurationError(
+                f"hybrid: imagine = on_uncertainty with imagine_threshold = {self.imagine_threshold}; it "
+                "needs a positive one, which `hybridpolicy calibrate --imagine-rate` measures and stores"
+            )
 
     def _check_lengths(self) -> None:
         if not 1 <= self.n_action_steps <= self.chunk_size:

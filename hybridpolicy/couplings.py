@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hybridpolicy.errors import ConfigurationError, QueryError
 
-IMAGINE_MODES = ("never", "always")
+IMAGINE_MODES = ("never", "on_uncertainty", "always")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ _ROWS = (
         action_sees_world=True,
         world_shown="row",
         inverse=True,
-        imagine=("never", "always"),
+        imagine=IMAGINE_MODES,
         like="UWM, PAD, DreamZero, Cosmos Policy",
     ),
     Coupling(
@@ -94,7 +94,7 @@ _ROWS = (
         action_sees_world=True,
         world_shown="clean",
         inverse=True,
-        imagine=("never", "always"),
+        imagine=IMAGINE_MODES,
         like="UniPi, Vidar, LingBot-VA",
     ),
     Coupling(

@@ -170,6 +170,9 @@ class HybridPolicy(PreTrainedPolicy):
         """Forgets queued actions and restarts the noise counter: the same episode acts the same way."""
         self._queue: deque[Tensor] = deque()
         self._acts = 0
+        self._last_plan: Tensor | None = None
+        self.last_disagreement: Tensor | None = None  # (B,) of the last plan with the one before
+        self.imagined_share = 0.0  # of the last chunks, under imagine = on_uncertainty
         self._rate.restart()
 
     def supports_rtc(self) -> bool:
@@ -207,15 +210,43 @@ class HybridPolicy(PreTrainedPolicy):
         clean = None
         if prev_chunk_left_over is not None and inference_delay:
             clean = self._committed(prev_chunk_left_over, inference_delay, context)
-        chunk = self.queries.act(
-            context, self.acting_noise(context.size, context.latents.device), clean=clean
-        )
-        chunk = self.embodiment.to_pipeline(chunk, context.state)
+        noise = self.acting_noise(context.size, context.latents.device)
+        on_demand = self.config.imagine == "on_uncertainty"
+        chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
+        self.last_disagreement = self.disagreement(chunk)
+        if on_demand:
+            chunk = self._imagine_where_doubtful(chunk, context, noise, clean)
+        self._last_plan = chunk
         if not bool(torch.isfinite(chunk).all()):
             raise NonFiniteError(
                 "hybrid: the chunk holds NaN or infinity; look at the cameras and at the state"
             )
         return chunk
+
+    def _act(self, context: Context, noise: CounterNoise, clean: Tensor | None, imagine: str) -> Tensor:
+        chunk = self.queries.act(context, noise, imagine=imagine, clean=clean)
+        return self.embodiment.to_pipeline(chunk, context.state)
+
+    def _imagine_where_doubtful(
+        self, chunk: Tensor, context: Context, noise: CounterNoise, clean: Tensor | None
+    ) -> Tensor:
+        """Plans again, with a future, where the plan breaks with what the last one promised."""
+        doubtful = self.last_disagreement > self.config.imagine_threshold
+        self.imagined_share = float(doubtful.float().mean())
+        if not bool(doubtful.any()):
+            return chunk
+        return torch.where(doubtful[:, None, None], self._act(context, noise, clean, "always"), chunk)
+
+    def disagreement(self, chunk: Tensor) -> Tensor:
+        """(B,) mean distance of a chunk from the last plan for the same moments, pipeline units; 0 at first.
+
+        A plan that keeps being confirmed is a situation the policy understands; one that is torn up at every
+        look is not. It costs nothing and is known before anything is imagined.
+        """
+        ahead, last = self.config.n_action_steps, self._last_plan
+        if last is None or last.shape != chunk.shape or ahead >= chunk.shape[1]:
+            return torch.zeros(len(chunk), device=chunk.device)
+        return (chunk[:, :-ahead] - last[:, ahead:]).abs().mean(dim=(1, 2))
 
     def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
         left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over

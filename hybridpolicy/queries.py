@@ -44,6 +44,11 @@ class Queries:
         row = self._row
         imagine = imagine or self.config.imagine
         row.check_imagine(imagine)
+        if imagine == "on_uncertainty":
+            raise QueryError(
+                "hybrid: on_uncertainty is decided by the policy, from its last plan; ask act with never or "
+                "always, or call predict_action_chunk"
+            )
         if row.world_shown == "blocks":
             return self._roll(context, noise, clean=clean)[1]
         prefix = context.prefix

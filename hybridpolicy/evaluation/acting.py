@@ -57,6 +57,7 @@ class Actor:
     def set_imagine(self, imagine: str) -> None:
         """Switches imagination at run time."""
         COUPLINGS[self.policy.config.coupling].check_imagine(imagine)
+        self.policy.config.check_threshold(imagine)
         self.policy.config.imagine = imagine
 
     def check_rate(self, rate_hz: float) -> None:
@@ -105,6 +106,17 @@ class Actor:
         """Forgets planned actions: the next observation is of another episode."""
         self.policy.reset()
         self._planned.clear()
+
+    @property
+    def has_planned(self) -> bool:
+        """A plan was made since the last reset, so the next one can differ from it."""
+        return self.policy.last_disagreement is not None
+
+    @property
+    def disagreement(self) -> np.ndarray:
+        """(N,) of the last plan with the one before, see `HybridPolicy.disagreement`."""
+        assert self.policy.last_disagreement is not None
+        return self.policy.last_disagreement.cpu().numpy()
 
     @property
     def queued(self) -> int:

@@ -40,12 +40,14 @@ def evaluate_policy(
     seed: int = 1_000_000,
     imagine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[list[float]], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Returns {"success": {"rate", "low", "high", "episodes", "by_task"}} over `episodes` resets in all.
 
     Args:
         policy: a `pretrained_model` folder, a hub id, or an actor.
+        watch: told after every plan how far it is from the one before, for each episode still running.
         env: LeRobot environment type. settings: further fields of its configuration.
         seed: of the first reset of every task; the same seeds are the same scenes for every policy.
 
@@ -63,7 +65,7 @@ def evaluate_policy(
         vector = config.create_envs(min(each, MOST_TABLES))[suite][index]
         results: list[tuple[str, bool]] = []
         while len(results) < each:
-            results += _run_batch(actor, vector, config, seed + len(results))
+            results += _run_batch(actor, vector, config, seed + len(results), watch)
         vector.close()
         for task, success in results[:each]:
             outcomes.setdefault(task, []).append(success)
@@ -72,7 +74,9 @@ def evaluate_policy(
     return {"success": _figures(outcomes)}
 
 
-def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[tuple[str, bool]]:
+def _run_batch(
+    actor: Actor, vector: Any, config: Any, seed: int, watch: Callable[[list[float]], None] | None
+) -> list[tuple[str, bool]]:
     """(task, success) of one episode on every table, seeds counting up from `seed`."""
     actor.policy.eval()
     actor.reset()
@@ -84,7 +88,10 @@ def _run_batch(actor: Actor, vector: Any, config: Any, seed: int) -> list[tuple[
     for _ in range(int(vector.call("_max_episode_steps")[0])):
         pixels, state = _observed(observation, config.features_map)
         if not actor.queued:
+            planned_before = actor.has_planned
             actor.plan(pixels, state, texts)
+            if watch is not None and planned_before:
+                watch(actor.disagreement[~done].tolist())
         observation, _, terminated, truncated, info = vector.step(actor.next_action())
         success |= ~done & _succeeded(info, vector.num_envs)
         done |= terminated | truncated

@@ -15,6 +15,8 @@ import argparse
 import json
 from pathlib import Path
 
+from hybridpolicy.couplings import IMAGINE_MODES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `eval`."""
@@ -31,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=1_000_000, help="of the first reset; default: %(default)s"
     )
-    parser.add_argument(
-        "--imagine", choices=("never", "always"), help="default: what the policy was saved with"
-    )
+    parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
     parser.add_argument("--output", metavar="DIR", help="also write report.json there")
 
 

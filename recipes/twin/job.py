@@ -207,8 +207,9 @@ def measure_latency(actor: Actor, reader: SourceReader) -> dict[str, dict[str, f
     """Milliseconds of one chunk, batch 1, for each `imagine` the coupling offers."""
     raw = reader.gather(reader.cache.episode_from[:1], world=False)
     pixels = {n: raw[key][:, 0].permute(0, 2, 3, 1).numpy() for n, key in actor.policy.config.cameras.items()}
-    configured, figures = actor.policy.config.imagine, {}
-    for imagine in COUPLINGS[actor.policy.config.coupling].imagine:
+    policy = actor.policy
+    configured, figures = policy.config.imagine, {}
+    for imagine in (mode for mode in COUPLINGS[policy.config.coupling].imagine if mode != "on_uncertainty"):
         actor.set_imagine(imagine)
         figures[imagine] = actor.measure_latency(
             pixels, raw["observation.state"][:, 0].numpy(), raw["task"][0]

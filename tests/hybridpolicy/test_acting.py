@@ -12,7 +12,8 @@ from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 
-ACTING = [(row.name, imagine) for row in COUPLINGS.values() for imagine in row.imagine]
+FIXED = ("never", "always")  # on_uncertainty is one of the two, decided at run time
+ACTING = [(row.name, mode) for row in COUPLINGS.values() for mode in FIXED if mode in row.imagine]
 LAWS = ("regress", "flow")
 
 
@@ -288,3 +289,47 @@ def test_an_actor_trained_on_another_device_acts_on_this_one(make_policy, stats,
     actor = Actor.load(tmp_path)
     pixels = {name: np.zeros((1, 32, 32, 3), np.uint8) for name in policy.config.cameras}
     assert actor.chunk(pixels, np.array([[10.0, -50.0, 80.0, 40.0]]), ["push"]).shape == (1, 4, 4)
+
+
+# -- imagination on demand
+def observations(make_batch, count):
+    return [make_batch(2, 0) for _ in range(count)]
+
+
+@pytest.mark.parametrize("coupling", ["joint", "cascaded"])
+def test_a_plan_that_is_torn_up_is_made_again_with_a_future(make_policy, make_batch, coupling):
+    policy = make_policy(coupling=coupling).eval()
+    first, second = observations(make_batch, 2)
+    never = [policy.predict_action_chunk(batch) for batch in (first, second)]
+    torn = (never[1][:, :-2] - never[0][:, 2:]).abs().mean(dim=(1, 2))
+    torch.testing.assert_close(policy.last_disagreement, torn)
+    policy.config.imagine = "always"
+    always = policy.predict_action_chunk(second)
+    assert not torch.allclose(always, never[1], atol=1e-4)
+
+    policy.config.imagine = "on_uncertainty"
+    policy.config.imagine_threshold = float(torn.mean())  # between the two samples
+    policy.reset()
+    assert torch.equal(policy.predict_action_chunk(first), never[0])  # nothing to break with yet
+    mixed = policy.predict_action_chunk(second)
+    for sample in range(2):
+        doubtful = bool(torn[sample] > torn.mean())
+        expected = always if doubtful else never[1]
+        torch.testing.assert_close(mixed[sample], expected[sample], rtol=0, atol=1e-6)
+    assert policy.imagined_share == 0.5
+    policy.reset()
+    assert policy.last_disagreement is None
+
+
+def test_on_demand_needs_a_threshold_and_a_policy(make_config, make_policy, make_batch):
+    with pytest.raises(ConfigurationError, match="needs a positive one, which `hybridpolicy calibrate"):
+        make_config(coupling="joint", imagine="on_uncertainty")
+    with pytest.raises(ConfigurationError, match="coupling = features offers imagine = always"):
+        make_config(coupling="features", imagine="on_uncertainty", imagine_threshold=1.0)
+    policy = make_policy(coupling="joint", imagine="on_uncertainty", imagine_threshold=0.1).eval()
+    context = policy.context(make_batch(1, 0))
+    with pytest.raises(QueryError, match="decided by the policy"):
+        policy.queries.act(context, CounterNoise(0, 0, torch.arange(1)))
+    actor = Actor(make_policy(coupling="joint"), None, None)
+    with pytest.raises(ConfigurationError, match="needs a positive one"):
+        actor.set_imagine("on_uncertainty")

@@ -25,7 +25,11 @@ from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 
 CONFIGURATIONS = [
-    *({"coupling": row.name, "imagine": imagine} for row in COUPLINGS.values() for imagine in row.imagine),
+    *(
+        {"coupling": row.name, "imagine": imagine, "imagine_threshold": 0.5}
+        for row in COUPLINGS.values()
+        for imagine in row.imagine
+    ),
     {"coupling": "joint", "action_law": "flow", "world_law": "flow"},
     {"action_convention": "relative"},
     {"objects_weight": 1.0, "objects_count": 3},

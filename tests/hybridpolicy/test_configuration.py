@@ -23,7 +23,7 @@ REFUSED = [
         {"coupling": "joined"},
         r"coupling = 'joined'; did you mean 'joint'\? allowed are autoregressive, cascaded, features, joint",
     ),
-    ({"imagine": "sometimes"}, "imagine = 'sometimes'; allowed are always, never"),
+    ({"imagine": "sometimes"}, "imagine = 'sometimes'; allowed are always, never, on_uncertainty"),
     ({"coupling": "vla", "imagine": "always"}, "coupling = vla offers imagine = never.*joint, cascaded"),
     ({"coupling": "features", "imagine": "never"}, "coupling = features offers imagine = always, not"),
     ({"coupling": "autoregressive", "world_offsets": [1, 3]}, "end before chunk_size = 4"),

@@ -1,11 +1,14 @@
 """The quickstart in miniature: everything it does, once, on numbers too small to learn anything."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from embodiments.so101.twin.variation import Variation
+from hybridpolicy.evaluation.acting import Actor
+from recipes.commands import main
 from recipes.commands.progress import progress
 from recipes.so101_quickstart import recipe
 from recipes.twin import job as twin_job
@@ -52,3 +55,22 @@ def test_running_it_again_goes_on_from_what_is_there(finished):
     twin_job.record(output / "data", BUDGET, Variation(), 0, progress)
     assert (output / "data" / "demonstrations" / "meta" / "info.json").stat().st_mtime_ns == recorded
     assert (output / "train" / "metrics.jsonl").read_text() == before
+
+
+def test_a_calibrated_policy_imagines_on_demand(finished, tmp_path, capsys):
+    output, _ = finished
+    policy = tmp_path / "policy"
+    shutil.copytree(output / "train" / "checkpoints" / "last" / "pretrained_model", policy)
+    asked = ["calibrate", "--policy", str(policy), "--env", "so101_twin", "--imagine-rate", "0.25"]
+    assert main([*asked, "--episodes", "9", "--dry-run"]) == 0
+    assert json.loads((policy / "config.json").read_text())["imagine"] == "never"
+    assert main([*asked, "--episodes", "9"]) == 0
+    shown = json.loads(capsys.readouterr().out.split("}\n")[-2] + "}")
+    config = json.loads((policy / "config.json").read_text())
+    assert config["imagine"] == "on_uncertainty"
+    assert config["imagine_threshold"] == shown["imagine_threshold"] > 0
+    assert shown["plans"] >= 100
+    actor = Actor.load(policy)
+    assert actor.policy.config.imagine == "on_uncertainty"
+    assert main([*asked[:-1], "1.5"]) == 2
+    assert "imagine rate 1.5; allowed above 0" in capsys.readouterr().err

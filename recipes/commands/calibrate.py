@@ -1,0 +1,52 @@
+"""Measure what a policy needs to know about itself at run time, and store it with the policy.
+
+--imagine-rate R lets the policy decide when to imagine: it is rolled out without, and the threshold is set so
+that a share R of its plans, those that break most with the plan before, would be made again with a future.
+
+Examples:
+  hybridpolicy calibrate --policy path/to/pretrained_model --env so101_twin --imagine-rate 0.2
+  hybridpolicy calibrate --policy path/to/pretrained_model --env so101_twin --imagine-rate 0.2 --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `calibrate`."""
+    parser.add_argument("--policy", required=True, metavar="DIR", help="a pretrained_model folder")
+    parser.add_argument("--env", required=True, metavar="TYPE", help="LeRobot environment to roll out in")
+    parser.add_argument(
+        "--imagine-rate", required=True, type=float, metavar="R", help="share of plans, 0 to 1"
+    )
+    parser.add_argument("--episodes", type=int, default=48, help="rolled out; default: %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=2_000_000, help="of the first scene; default: %(default)s"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="measure, store nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the calibration as JSON and stores it in the policy's folder."""
+    from hybridpolicy.evaluation.calibration import calibrate_imagination, store_imagination
+    from recipes.commands.progress import progress
+
+    with progress("rolling out", args.episodes, "episodes") as bar:
+        calibration = calibrate_imagination(
+            args.policy, args.env, args.imagine_rate, episodes=args.episodes, seed=args.seed,
+            progress=bar.update,
+        )  # fmt: skip
+    if not args.dry_run:
+        store_imagination(Path(args.policy), calibration)
+    shown = {
+        "imagine_threshold": calibration.threshold,
+        "imagine_rate": calibration.rate,
+        "plans": calibration.plans,
+        "success_without_imagination": calibration.success["rate"],
+        "stored": None if args.dry_run else args.policy,
+    }
+    print(json.dumps(shown, indent=2))
+    return 0
