@@ -13,7 +13,7 @@ from embodiments.control.errors import ControlError
 from embodiments.control.journal import Journal
 from embodiments.control.link import ArmState, Counters, Severity, code_text, now_us
 from embodiments.control.pilot import Pilot
-from embodiments.control.servo_arm import GoalStepTooLarge, ServoArm
+from embodiments.control.servo_arm import GoalStepTooLarge, Measurement, ServoArm
 from embodiments.control.spec import ControlSpec
 from embodiments.control.torque import TorqueSwitch
 from embodiments.control.watch import Watch
@@ -23,6 +23,7 @@ from firmware_bridge.safety import Cause, Code, Event, SafetyMachine, State
 HEALTH_PERIOD_US = 100_000
 REOPEN_PERIOD_US = 250_000
 COMPLAINT_PERIOD_US = 1_000_000
+RETRY_SHARE = 0.3  # of a period
 BACK_OFF_DEG = 3.0
 SAG_DEG = 1.0
 # Causes that end by giving way: the goal moves to where the joint is.
@@ -80,6 +81,8 @@ class Controller:
         self.cycle = 0
         if self.pilot.park is None and not self.arm.attached.energised:
             self.pilot.park = self.watch.positions  # it lies there without torque: it can be let go there
+        if self.pilot.park is None:  # nowhere to go by itself when the host falls silent
+            self.machine.table = self.machine.table._replace(park_after_heartbeat=0)
         self._stand(self.watch.positions)
         self.machine.step(Event.SELF_TEST_PASSED, now_us())
 
@@ -106,10 +109,7 @@ class Controller:
             measurement = self.arm.measure()
             self.watch.see(measurement, measurement.time_us)
             self._measured_us = measurement.time_us
-            missing = [index for index, sample in enumerate(measurement.samples) if sample is None]
-            if missing and now_us() - now < 0.2e6 / self.spec.rate_hz:
-                again = self.arm.measure(missing)
-                self.watch.see(again, again.time_us, missing)
+            self._ask_again(self.arm, measurement, now)
             if now - self._health_us >= HEALTH_PERIOD_US:
                 self._health_us = now
                 self._health_joint = (self._health_joint + 1) % len(self.arm.ids)
@@ -118,6 +118,14 @@ class Controller:
                     self.watch.see_health(health)
         except PortLost as error:
             self._lose_port(error)
+
+    def _ask_again(self, arm: ServoArm, measurement: Measurement, now: int) -> None:
+        """At slow rates there is time to ask missing motors again: a dead one is known within the cycle."""
+        missing = _missing(measurement)
+        while missing and now_us() - now < RETRY_SHARE * 1e6 / self.spec.rate_hz:
+            measurement = arm.measure(missing)
+            self.watch.see(measurement, measurement.time_us, missing)
+            missing = [index for index in _missing(measurement) if index in missing]
 
     def _judge(self, now: int) -> None:
         goals = self._sent if self.torque.holding and self.arm is not None else None
@@ -256,3 +264,7 @@ class Controller:
             counters=counters,
             approach=int(self.pilot.approach),
         )
+
+
+def _missing(measurement: Measurement) -> list[int]:
+    return [index for index, sample in enumerate(measurement.samples) if sample is None]

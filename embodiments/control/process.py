@@ -35,7 +35,7 @@ from firmware_bridge.safety import Cause, Clock, Event, State, Torque
 
 RELEASED, NOT_ATTACHED, UNCONFIRMED = 0, 3, 4
 RELEASE_ATTEMPTS = 3
-FORSAKEN_US = 10_000_000
+FORSAKEN_US = 10_000_000  # longer than after a silent host, which parks by itself where it may
 PORT_GONE_US = 5_000_000  # somebody who pulled the cable and left does not come back
 QUANTILES_EVERY = 50  # cycles
 
@@ -172,10 +172,7 @@ class ControlProcess:
             machine.step(Event.HALT_HOLD, now_us())
         # A fault waits for a person. A person without a client has no way to answer: bring the arm down.
         forsaken = (
-            self._orphaned
-            and machine.state == State.FAULT
-            and machine.cause != Cause.HEARTBEAT
-            and machine.age_us(Clock.STATE) > FORSAKEN_US
+            self._orphaned and machine.state == State.FAULT and machine.age_us(Clock.STATE) > FORSAKEN_US
         )
         if self._terminate or self.commands.quitting or forsaken:
             self.commands.leave()

@@ -211,6 +211,25 @@ def test_row_9_a_far_first_action_is_approached_slowly_or_refused(bench):
     assert "too far from the arm" in bench.when_text("setpoints are not followed")
 
 
+def test_row_14_a_sagging_supply_slows_the_arm_and_stops_it_before_the_servos_give_up(bench):
+    arm = bench.raised()
+    bench.twin.ask("supply", volts=7.0, seconds=4.0)
+    fastest = 0.0
+    while arm.state.state == State.RUN:
+        volts = arm.state.counters.supply_centivolt / 100
+        pan = 20.0 * math.copysign(1.0, math.sin(4.0 * time.monotonic()))
+        before = arm.state
+        arm.send((pan, *bench.up[1:]), 0.02)
+        time.sleep(0.05)
+        after = arm.state
+        cycles = after.cycle - before.cycle
+        if volts and volts < 10.9 and cycles:  # 9 % below 12 V, and a round of readings old
+            fastest = max(fastest, abs(after.sent[0] - before.sent[0]) * arm.spec.rate_hz / cycles)
+    assert arm.state.cause == Cause.SUPPLY
+    assert 0.0 < fastest <= 32.0
+    assert bench.torque() == [1] * 6  # the servos are still there, and hold
+
+
 def test_row_15_a_joint_against_a_wall_gives_way(bench):
     arm = bench.raised()
     bench.twin.ask("stall", id=1, direction=1)
@@ -294,3 +313,41 @@ def test_two_clients_do_not_share_a_process(bench):
         second.start()
     assert first.is_running
     assert not second.is_running
+
+
+@pytest.mark.parametrize("rate_hz", [10.0, 50.0, 200.0])
+def test_the_control_rate_is_the_one_asked_for(bench, rate_hz):
+    arm = bench.raised(rate_hz=rate_hz, setpoint_ttl_us=250_000)
+    since = goals_so_far(bench)
+    bench.follow(arm, bench.up, 2.0)
+    stamps = [stamp for stamp, _ in bench.twin.goals(since=since)]
+    assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) * 1e9 == pytest.approx(rate_hz, rel=0.05)
+    bench.twin.ask("dead", id=4)
+    arm.wait_for(State.FAULT, timeout_s=1.0)
+    assert arm.state.cause == Cause.MOTOR_LOST
+
+
+def test_chunks_join_without_a_jump_although_inference_takes_its_time(bench):
+    """A policy that needs 0.3 s for a chunk of 1 s, computed from where the plan was when it began."""
+    arm = bench.raised()
+    since = goals_so_far(bench)
+
+    def motion(plan_us):
+        return (15.0 * math.sin(2e-6 * (plan_us - start_us)), *bench.up[1:])
+
+    start_us = arm.state.plan_us
+    for _ in range(12):
+        observed = arm.state.plan_us
+        actions = [motion(observed + k * 100_000) for k in range(11)]
+        time.sleep(0.3)  # inference
+        arm.send_chunk(actions, 0.1, start_us=observed)
+    assert arm.state.state == State.RUN
+    assert arm.state.counters.rejected == 0
+    joint = arm.spec.load_calibration().joints[0]
+    pan = [joint.from_raw(raw[1]) for _, raw in bench.twin.goals(since=since)]
+    assert max(pan) > 13.0
+    assert min(pan) < -13.0
+    # The motion itself is at most 30 deg/s; a chunk joined at the wrong action would jump by degrees.
+    assert max(abs(b - a) for a, b in itertools.pairwise(pan)) <= 0.9 + 2 * 360 / 4095
+    speeds = [(b - a) * 10.0 for a, b in zip(pan, pan[10:], strict=False)]
+    assert max(map(abs, speeds[50:])) <= 36.0

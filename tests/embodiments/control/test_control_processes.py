@@ -154,13 +154,27 @@ def test_sigusr1_is_an_emergency_stop(bench):
     assert arm.wait_for(State.ESTOP).cause == Cause.ESTOP_SIGNAL
 
 
+# Run in a new session: takes the terminal on its input as its own, then becomes the program.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 class Terminal:
     """A policy's process on a terminal of its own, as its foreground."""
 
     def __init__(self, spec):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execv(sys.executable, [sys.executable, str(POLICY), str(spec), "stream"])
+        self.fd, theirs = pty.openpty()
+        program = [sys.executable, str(POLICY), str(spec), "stream"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *program],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
         self.text = ""
 
     def read(self, seconds):
@@ -180,7 +194,7 @@ class Terminal:
 
     def ended(self):
         self.read(0.02)
-        return os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        return self.process.poll() is not None
 
     def control_pids(self):
         """Control processes this terminal has announced."""
@@ -195,7 +209,7 @@ def interrupted(bench, spec, instant_s, how):
     if how == "ctrl-c":
         terminal.type_ctrl_c()
     else:
-        os.kill(terminal.pid, signal.SIGKILL)
+        terminal.process.kill()
     try:
         wait_until(terminal.ended, 20.0)
         wait_until(lambda: port_is_free(bench.twin.port), 20.0)
@@ -206,6 +220,8 @@ def interrupted(bench, spec, instant_s, how):
                 if not gone(pid):
                     os.kill(pid, signal.SIGKILL)
     assert bench.torque() == [0] * 6, (how, instant_s, terminal.text)
+    if how == "ctrl-c":  # it did arrive, in Python or before Python was ready for it
+        assert "KeyboardInterrupt" in terminal.text or terminal.process.returncode == -signal.SIGINT
 
 
 def run_instants(bench, tmp_path, number, seed):
