@@ -152,7 +152,8 @@ class GoalEncoder(nn.Module):
         else:
             fresh = [text for text in distinct if text not in self._cache]
             if fresh:
-                self._cache.update(zip(fresh, self._encode(fresh), strict=True))
+                goals = self._encode(fresh).to(self.queries.dtype)  # autocast may end before the cache does
+                self._cache.update(zip(fresh, goals, strict=True))
             encoded = self._cache
         return torch.stack([encoded[text] for text in texts])
 

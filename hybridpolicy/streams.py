@@ -113,7 +113,10 @@ class TwoStreams(nn.Module):
         xs = [x for x in (world, action) if x is not None]
         blocks = [b for b, x in ((self.world, world), (self.action, action)) if x is not None]
         sizes = [x.shape[1] for x in xs]
-        self.token_forwards += xs[0].shape[0] * sum(sizes)
+        if (
+            not torch.compiler.is_compiling()
+        ):  # a counter in a compiled graph is compiled again at every count
+            self.token_forwards += xs[0].shape[0] * sum(sizes)
         mask = None if mask is None else mask.unsqueeze(1)
         new: list[tuple[Tensor, Tensor]] = []
         for layer in range(len(self.world)):

@@ -1,0 +1,240 @@
+"""Milliseconds of one chunk for every coupling, imagine setting, step count and planner size, and for peers.
+
+All rows are timed in turn, round after round, so that what else the machine does falls on all of them alike.
+Weights are random: a forward pass takes as long as with trained ones.
+"""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.planner import Planner, PlannerSettings
+from recipes.bench.peers import features, observation, peers, plan_once
+from recipes.so101_quickstart import recipe as quickstart
+
+WARM_UP = 3  # rounds that are not counted
+STEPS = (1, 2, 4, 10)
+CANDIDATES = (1, 4, 8, 16)
+LARGE = {"width": 320, "depth": 5, "heads": 8, "frame_channels": 96, "num_keypoints": 64}  # about 15 M
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what it says of itself, and a call that makes one chunk from pictures."""
+
+    facts: dict[str, Any]
+    call: Callable[[], object]
+    tokens: Callable[[], int] | None = None  # token-forwards of one call
+
+
+def small_policy(**changes: Any) -> HybridPolicy:
+    """The quickstart's policy with random weights, and `changes` of its configuration."""
+    config = replace(
+        quickstart().policy, objects_weight=0.0, objects_count=0, waypoint_weight=0.0, imagine=None,
+        **features(), **changes,
+    )  # fmt: skip
+    assert isinstance(config, HybridConfig)
+    unit = {"mean": np.zeros(6), "std": np.ones(6)}
+    policy = HybridPolicy(config, dataset_stats={"action": unit, "observation.state": unit})
+    policy.embodiment.relative_std.fill_(1.0)
+    return policy.eval()
+
+
+def _count(policy: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in policy.parameters())
+
+
+def _hybrid(name: str, policy: HybridPolicy, imagine: str, **facts: Any) -> Row:
+    """A row of this project's policy at one `imagine` setting."""
+    batch, streams = observation(), policy.network.streams
+
+    def call() -> Tensor:
+        policy.config.imagine = imagine
+        return policy.predict_action_chunk(batch)
+
+    def tokens() -> int:
+        streams.token_forwards = 0
+        call()
+        return streams.token_forwards
+
+    config = policy.config
+    return Row(
+        {"policy": name, "coupling": config.coupling, "imagine": imagine, "steps": config.action_steps,
+         "planner_k": None, "params": _count(policy), **facts},
+        call, tokens,
+    )  # fmt: skip
+
+
+def coupling_rows() -> Iterator[Row]:
+    """Every coupling at every `imagine` setting that is fixed."""
+    for row in COUPLINGS.values():
+        policy = small_policy(coupling=row.name)
+        for imagine in (mode for mode in ("never", "always") if mode in row.imagine):
+            yield _hybrid("hybrid", policy, imagine, default=imagine == row.imagine[0])
+
+
+def step_rows() -> Iterator[Row]:
+    """Integration steps of a flow head, with the context kept and with the context run again in each."""
+    for steps in STEPS:
+        policy = small_policy(coupling="joint", action_law="flow", action_steps=steps)
+        yield _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=True)
+        if steps > 1:
+            yield _without_cache(policy, steps)
+
+
+def _without_cache(policy: HybridPolicy, steps: int) -> Row:
+    """What the same integration costs a policy that runs its whole context in every step."""
+    batch = observation()
+
+    def call() -> Tensor:
+        for _ in range(steps - 1):
+            policy.context(batch)
+        return policy.predict_action_chunk(batch)
+
+    facts = _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=False).facts
+    return Row(facts, call)
+
+
+def planner_rows() -> Iterator[Row]:
+    """K candidates imagined and scored; K = 1 runs the same code."""
+    policy = small_policy(coupling="joint", action_law="flow", action_steps=1, outcome_weight=1.0)
+    batch = observation()
+    for count in CANDIDATES:
+        planner = Planner(policy.queries, PlannerSettings(candidates=count))
+
+        def call(planner: Planner = planner) -> object:
+            context = policy.context(batch)
+            return planner.plan(context, lambda size: policy.acting_noise(size, torch.device("cpu")))
+
+        facts = _hybrid("hybrid, flow", policy, "always", default=False).facts
+        yield Row({**facts, "planner_k": count}, call)
+
+
+def variant_rows() -> Iterator[Row]:
+    """The default row compiled, in bfloat16 and in int8."""
+    compiled = small_policy(coupling="joint")
+    compiled.network.streams.compile(dynamic=False)
+    yield _hybrid("hybrid, compiled", compiled, "never", default=False)
+    half = small_policy(coupling="joint")
+    row = _hybrid("hybrid, bfloat16", half, "never", default=False)
+
+    def call() -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return row.call()
+
+    yield replace(row, call=call)
+    quantised = small_policy(coupling="joint")
+    torch.ao.quantization.quantize_dynamic(quantised.network.streams, {nn.Linear}, torch.qint8, inplace=True)
+    params = _count(small_policy(coupling="joint"))  # quantised weights are no parameters any more
+    yield _hybrid("hybrid, int8 streams", quantised, "never", default=False, params=params)
+
+
+def peer_rows(folder: Path) -> Iterator[Row]:
+    """LeRobot's ACT, Diffusion and SmolVLA, and a hybrid of their size."""
+    for coupling in ("vla", "joint"):
+        policy = small_policy(coupling=coupling, **LARGE)
+        for imagine in (mode for mode in ("never", "always") if mode in COUPLINGS[coupling].imagine):
+            yield _hybrid("hybrid, 15 M", policy, imagine, default=False)
+    batch = observation()
+    for name, build in peers(folder).items():
+        peer = build().eval()
+
+        def call(peer: nn.Module = peer) -> object:
+            return plan_once(peer, batch)
+
+        steps = {"lerobot act": 1}.get(name, 10)
+        yield Row(
+            {"policy": name, "coupling": None, "imagine": None, "steps": steps, "planner_k": None,
+             "params": _count(peer), "default": False},
+            call,
+        )  # fmt: skip
+
+
+GROUPS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    "couplings": lambda _: coupling_rows(),
+    "steps": lambda _: step_rows(),
+    "planner": lambda _: planner_rows(),
+    "variants": lambda _: variant_rows(),
+    "peers": peer_rows,
+}
+
+
+def build_rows(groups: Sequence[str], folder: Path) -> list[Row]:
+    """The rows of some of `GROUPS`; `folder` keeps the small vision-language model of SmolVLA."""
+    return [row for name in groups for row in GROUPS[name](folder)]
+
+
+@torch.inference_mode()
+def time_rows(
+    rows: Sequence[Row], budget_s: float, progress: Callable[[int, int], None] | None = None
+) -> list[list[float]]:
+    """Milliseconds of every counted call of every row, rounds over all rows until the budget is spent."""
+    spent: list[list[float]] = [[] for _ in rows]
+    order = np.random.default_rng(0)
+    deadline = time.perf_counter() + budget_s
+    rounds = 0
+    gc.collect()
+    gc.disable()
+    try:
+        while rounds < WARM_UP + 10 or time.perf_counter() < deadline:
+            for index in order.permutation(len(rows)):
+                start = time.perf_counter()
+                rows[index].call()
+                spent[index].append(1e3 * (time.perf_counter() - start))
+            rounds += 1
+            if progress is not None:
+                left = max(deadline - time.perf_counter(), 0.0)
+                progress(int(budget_s - left), int(budget_s))
+    finally:
+        gc.enable()
+    return [each[WARM_UP:] for each in spent]
+
+
+def latency_table(
+    rows: Sequence[Row], spent: Sequence[Sequence[float]], results: Path
+) -> list[dict[str, Any]]:
+    """The rows as they are printed: facts, tokens, percentiles, ratio to `vla` of the same size, success.
+
+    Args:
+        results: folder of committed results; success is joined from there and never assumed.
+    """
+    table = []
+    for row, times in zip(rows, spent, strict=True):
+        p50, p95 = np.percentile(times, [50, 95])
+        tokens = row.tokens() if row.tokens is not None else None
+        table.append(
+            {**row.facts, "tokens": tokens, "p50_ms": float(p50), "p95_ms": float(p95), "calls": len(times)}
+        )
+    vla = {name: next((r["p50_ms"] for r in table if r["policy"] == name and r["coupling"] == "vla"), None)
+           for name in ("hybrid", "hybrid, 15 M")}  # fmt: skip
+    for line in table:
+        reference = vla[
+            "hybrid, 15 M" if "15 M" in line["policy"] or "lerobot" in line["policy"] else "hybrid"
+        ]
+        line["ratio_to_vla"] = line["p50_ms"] / reference if reference else None
+        line |= _committed(line, results)
+    return table
+
+
+def _committed(line: dict[str, Any], results: Path) -> dict[str, Any]:
+    """Success of the same configuration, from the table of couplings if there is one."""
+    found: dict[str, Any] = {"checkpoint": None, "success": None, "episodes": None}
+    path = results / "couplings.json"
+    if line["policy"] != "hybrid" or not path.is_file():
+        return found
+    for row in json.loads(path.read_text())["variants"]:
+        figures = row.get("imagine", {}).get(line["imagine"])
+        if row["coupling"] == line["coupling"] and figures:
+            return {"checkpoint": path.name, "success": figures["rate"], "episodes": figures["episodes"]}
+    return found
