@@ -32,8 +32,9 @@ from embodiments.feetech.registers import (
 
 MAX_TORQUE_LIMIT = register("Max_Torque_Limit")
 ATTEMPTS = 4
-# A 7.4 V and a 12 V arm need different windows; nothing between the two is a healthy supply of either.
-SUPPLY_CLASSES_V = ((6.0, 8.4), (10.5, 13.0))
+# A 7.4 V and a 12 V arm need different windows; nothing between the two is a healthy supply of either. The
+# lower one reaches down to the 5 V supply that the SO-ARM100 bill of materials gives for 7.4 V servos.
+SUPPLY_CLASSES_V = ((4.5, 8.4), (10.5, 13.0))
 CLASS_BORDER_V = 9.4
 
 

@@ -159,7 +159,10 @@ class ControlledArm:
         return self._newest
 
     def observe(self, max_age_s: float = 0.1, timeout_s: float = 1.0) -> ArmState:
-        """A state measured at most `max_age_s` ago, waiting for one; ControlError if none comes in time."""
+        """A state whose positions were all measured at most `max_age_s` ago, waiting for one.
+
+        If none comes in time: ArmStopped if the arm has stopped, ControlError otherwise.
+        """
 
         def fresh() -> bool:
             state = self.state
@@ -167,6 +170,7 @@ class ControlledArm:
 
         with self._changed:
             if not self._wait(fresh, timeout_s, must=False):
+                self.raise_if_stopped()
                 age_s = (now_us() - self.state.measured_us) * 1e-6
                 raise ControlError(
                     f"{self.spec.port}: the newest measurement is {age_s:.2f} s old ({self._describe()}); "

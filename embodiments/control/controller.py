@@ -24,6 +24,7 @@ HEALTH_PERIOD_US = 100_000
 REOPEN_PERIOD_US = 250_000
 COMPLAINT_PERIOD_US = 1_000_000
 RETRY_SHARE = 0.3  # of a period
+HEALTH_SHARE = 0.5
 BACK_OFF_DEG = 3.0
 SAG_DEG = 1.0
 # Causes that end by giving way: the goal moves to where the joint is.
@@ -59,10 +60,10 @@ class Controller:
         self._say = say
         self._noted = (State.BOOT, Cause.NONE)
         self.torque = TorqueSwitch(say)
-        self._measured_us = self._sent_us = 0
+        self._sent_us = 0
         self._health_us = self._reopen_us = self._complained_us = 0
         self._health_joint = 0
-        self._sent = (0.0,) * len(spec.limits)
+        self._sent = self._followed = (0.0,) * len(spec.limits)
         self.pilot = Pilot(
             spec, self.watch, self.machine, lambda text: say(Severity.INFO, text), self._refused
         )
@@ -98,7 +99,7 @@ class Controller:
         self._move(now)
         self._measure(now)
         self._judge(now_us())
-        self.switch_torque(now)
+        self.switch_torque()
         self._note_changes()
 
     def _measure(self, now: int) -> None:
@@ -108,9 +109,9 @@ class Controller:
         try:
             measurement = self.arm.measure()
             self.watch.see(measurement, measurement.time_us)
-            self._measured_us = measurement.time_us
             self._ask_again(self.arm, measurement, now)
-            if now - self._health_us >= HEALTH_PERIOD_US:
+            spare = now_us() - now < HEALTH_SHARE * 1e6 / self.spec.rate_hz
+            if spare and now - self._health_us >= HEALTH_PERIOD_US:
                 self._health_us = now
                 self._health_joint = (self._health_joint + 1) % len(self.arm.ids)
                 health = self.arm.health(self._health_joint)
@@ -128,7 +129,8 @@ class Controller:
             missing = [index for index in _missing(measurement) if index in missing]
 
     def _judge(self, now: int) -> None:
-        goals = self._sent if self.torque.holding and self.arm is not None else None
+        # The newest goal has only just left: what joints can have followed is the one before.
+        goals = self._followed if self.torque.holding and self.arm is not None else None
         present = self.watch.judge(goals, now) | self.own
         known = self.machine.conditions & ~MACHINE_OWN
         for cause in Cause:
@@ -150,17 +152,18 @@ class Controller:
     def _refused(self, code: Code, now: int) -> None:
         self.complain(f"setpoints are not followed: {code_text(code)}", now)
 
-    def switch_torque(self, now: int) -> None:
+    def switch_torque(self) -> None:
         """Bring the torque to what the state wants; an emergency stop may ask for it between cycles."""
         if self.arm is None:
             return
+        now = now_us()  # never older than what the machine has seen: it takes that for an hour gone by
         try:
             goals = self.torque.follow(self.arm, self.machine, now)
         except PortLost as error:
             self._lose_port(error)
         except ControlError as error:
             self.own |= 1 << Cause.INTERNAL
-            self.machine.step(Event.RAISE, now, Cause.INTERNAL)
+            self.machine.step(Event.RAISE, now_us(), Cause.INTERNAL)
             self._say(Severity.ERROR, str(error))
         else:
             if goals is not None:
@@ -177,6 +180,7 @@ class Controller:
         goal = self.pilot.goal(now)
         if goal is None:
             return
+        self._followed = self._sent
         try:
             self._sent = self.arm.send(goal)
             self._sent_us = now_us()
@@ -188,7 +192,7 @@ class Controller:
             self._lose_port(error)
 
     def _stand(self, positions: tuple[float, ...]) -> None:
-        self._sent = positions
+        self._sent = self._followed = positions
         self.pilot.stand(positions)
 
     def _give_way(self, more_than: float) -> None:
@@ -252,7 +256,7 @@ class Controller:
             conditions=machine.conditions,
             cycle=self.cycle,
             time_us=now_us(),
-            measured_us=self._measured_us,
+            measured_us=self.watch.measured_us,
             sent_us=self._sent_us,
             plan_us=self.pilot.plan.plan_us,
             buffered_us=self.pilot.plan.buffered_us,

@@ -32,10 +32,21 @@ class Journal:
         self._path = None if path is None else Path(path)
         self._file: TextIO | None = None if path is None else open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._written = 0
+        self.error = ""
         self._cycles: deque[Cycle] = deque(maxlen=round(rate_hz * CYCLES_KEPT_S))
 
     def note(self, severity: Severity, text: str, **facts: object) -> None:
-        """One line; after 10 MB nothing more is written, and the last line says so."""
+        """One line; after 10 MB nothing more is written, and the last line says so.
+
+        A full disk ends the log, not the control of an arm: `error` then says why.
+        """
+        try:
+            self._note(severity, text, facts)
+        except OSError as error:
+            self.error = str(error)
+            self._file = None
+
+    def _note(self, severity: Severity, text: str, facts: dict[str, object]) -> None:
         if self._file is None or self._written > MAX_BYTES:
             return
         line = {"monotonic_us": time.monotonic_ns() // 1000, "wall_s": round(time.time(), 3)}
@@ -56,7 +67,10 @@ class Journal:
         """Write the last 30 s of cycles beside the log, and close it."""
         if self._path is None or self._file is None:
             return
-        with self._path.with_suffix(".cycles.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(cycle._asdict()) + "\n" for cycle in self._cycles)
-        self._file.close()
+        try:
+            with self._path.with_suffix(".cycles.jsonl").open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(cycle._asdict()) + "\n" for cycle in self._cycles)
+            self._file.close()
+        except OSError as error:
+            self.error = str(error)
         self._file = None

@@ -95,7 +95,9 @@ class Pilot:
     def _feed_running(self, now_us: int, periods: int) -> None:
         spec = self._spec
         quiet = self._machine.age_us(Clock.FRAME) > QUIET_SHARE * spec.frame_timeout_us
-        if self.approach:
+        if self._watch.blind:
+            alive = False  # nothing is consumed by an arm that is not seen
+        elif self.approach:
             # Plan time stands still meanwhile: what the arm has not reached is not consumed.
             alive = now_us - self._accepted_us <= self.plan.buffered_us + spec.setpoint_ttl_us
             if not outside_gate(self.plan.first(), self.limiter.goal, spec.gate):
@@ -128,10 +130,12 @@ class Pilot:
 
     # -- goals -----------------------------------------------------------------------------------------------
     def goal(self, now_us: int) -> Positions | None:
-        """The goals of this cycle, None where the machine's state has none."""
+        """The goals of this cycle, None where the machine's state has none. Unseen, the arm stops."""
         motion = self._machine.output.motion
         if motion == Motion.NONE:
             return None
+        if self._watch.blind:
+            return self.limiter.stop()
         if motion == Motion.TRACK:
             return self._track(now_us)
         if motion == Motion.TO_PARK and self.park is not None:

@@ -86,8 +86,20 @@ class ControlProcess:
             found = ", ".join(map(str, sorted(attached.energised)))
             self.say(Severity.WARNING, f"motors {found} have torque already: it stays as it is until armed")
         self.commands = Commands(self.controller, self.link)
-        self._loop()
+        over = False
+        try:
+            self._loop()
+            over = True
+        finally:
+            if not over:  # an invariant of ours broke: nobody is left to hold the arm
+                self._abandon()
         return self._end()
+
+    def _abandon(self) -> None:
+        arm = self.controller.arm
+        result = "the port is gone" if arm is None else str(arm.release())
+        self.say(Severity.ERROR, f"the control process broke down; {result}")
+        self.journal.close()
 
     def _not_attached(self, error: Exception) -> int:
         # The class travels by name: the client raises the same one.
@@ -180,7 +192,7 @@ class ControlProcess:
     def _cut_at_once(self) -> None:
         """Category 0 does not wait for the cycle."""
         if self.controller.machine.output.torque == Torque.OFF:
-            self.controller.switch_torque(now_us())
+            self.controller.switch_torque()
 
     # -- the end -----------------------------------------------------------------------------------------
     @property

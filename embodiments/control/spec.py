@@ -34,7 +34,8 @@ class Thresholds:
     plausible_margin: float = 5.0
     implausible_cycles: int = 3
     lost_attempts: int = 3
-    lost_s: float = 0.025
+    lost_s: float = 0.04  # one motor silent among others
+    line_silent_s: float = 0.25  # nobody answers: a busy host, or the line
     slow_celsius: int = 60
     fault_celsius: int = 65
 

@@ -38,31 +38,28 @@ class JointWatch:
         self._range = limits
         self._t = thresholds
         self.position: float | None = None  # last plausible
-        self._accepted_us = 0
+        self.accepted_us = 0  # when that was
         self._doubted: float | None = None
         self._doubts = 0
         self._agreements = 0
         self.implausible = 0  # total
-        self._failures = 0
+        self.failures = 0  # replies missing in a row
         self._first_failure_us = 0
         self._bits = [0] * len(ERROR_BITS)
         self._bit_us = [-BITS_GONE_US] * len(ERROR_BITS)
         self._off_since_us: int | None = None
         self._stalled_since_us: int | None = None
-        self.lost = False
         self.load = 0.0
         self.errors = 0
 
     def see(self, sample: Sample | None, now_us: int) -> None:
         """Take in one reply, or its absence."""
         if sample is None:
-            self._failures += 1
-            if self._failures == 1:
+            self.failures += 1
+            if self.failures == 1:
                 self._first_failure_us = now_us
-            silent_us = now_us - self._first_failure_us
-            self.lost = self._failures >= self._t.lost_attempts and silent_us >= self._t.lost_s * 1e6
             return
-        self._failures, self.lost = 0, False
+        self.failures = 0
         self.load, self.errors = sample.load, sample.errors
         for index, (bit, _, _) in enumerate(ERROR_BITS):
             self._bits[index] = self._bits[index] + 1 if sample.errors & bit else 0
@@ -72,7 +69,7 @@ class JointWatch:
 
     def _believe(self, position: float, now_us: int) -> None:
         if self.position is None or self._possible(self.position, position, now_us):
-            self.position, self._accepted_us = position, now_us
+            self.position, self.accepted_us = position, now_us
             self._doubts = self._agreements = 0
             self._doubted = None
             return
@@ -82,14 +79,19 @@ class JointWatch:
         self._agreements = self._agreements + 1 if agrees else 0
         self._doubted = position
         if self._agreements >= TRUST_REPLIES:
-            self.position, self._accepted_us = position, now_us
+            self.position, self.accepted_us = position, now_us
             self._doubts = self._agreements = 0
 
     def _possible(self, before: float, position: float, now_us: int) -> bool:
         if self._doubts >= self._t.implausible_cycles:
             return abs(position - before) <= self._t.plausible_margin  # time alone makes no jump plausible
-        elapsed_s = (now_us - self._accepted_us) * 1e-6
+        elapsed_s = (now_us - self.accepted_us) * 1e-6
         return abs(position - before) <= self._t.servo_speed * elapsed_s + self._t.plausible_margin
+
+    def silent_for(self, seconds: float, now_us: int) -> bool:
+        """Whether this motor has not answered for so long, and more than once or twice."""
+        enough = self.failures >= self._t.lost_attempts
+        return enough and now_us - self._first_failure_us >= seconds * 1e6
 
     @property
     def jumped(self) -> bool:
@@ -144,6 +146,11 @@ class Watch:
         return found if len(found) == len(self.joints) else None
 
     @property
+    def measured_us(self) -> int:
+        """When the oldest of `positions` was measured."""
+        return min(joint.accepted_us for joint in self.joints)
+
+    @property
     def supply_v(self) -> float:
         """The lowest supply measured in the last round; 0 before the first."""
         return min(self._volts.values(), default=0.0)
@@ -158,6 +165,11 @@ class Watch:
         """Whether motors are so warm, or the supply so low, that the arm should move slowly."""
         sagging = self.supply_v and self.supply_v < self.supply_window_v[0] * 1.05
         return bool(sagging) or self.hottest_celsius >= self._thresholds.slow_celsius
+
+    @property
+    def blind(self) -> bool:
+        """Whether no motor has answered for some cycles: nothing is known about what motion does."""
+        return all(joint.failures >= self._thresholds.lost_attempts for joint in self.joints)
 
     def see(self, measurement: Measurement, now_us: int, only: Sequence[int] = ()) -> None:
         """Take in one reading of the joints in `only`, or of all."""
@@ -178,9 +190,15 @@ class Watch:
         `goals` are those the joints should be following, None without torque.
         """
         found: dict[Cause, str] = {}
+        # When nobody answers it is no motor that died: the line, its adapter, or a host too busy to hear.
+        all_silent = all(joint.failures for joint in self.joints)
+        if all(joint.silent_for(self._thresholds.line_silent_s, now_us) for joint in self.joints):
+            found[Cause.BUS_LOST] = (
+                "no motor answers; look at the supply, the adapter, and the load of this host"
+            )
         for index, joint in enumerate(self.joints):
             here = joint.bits(now_us) + joint.follow(None if goals is None else goals[index], now_us)
-            if joint.lost:
+            if not all_silent and joint.silent_for(self._thresholds.lost_s, now_us):
                 here.append((Cause.MOTOR_LOST, "does not answer; look at its cable and supply"))
             if joint.jumped:
                 here.append((Cause.ENCODER_JUMP, "reports a position it cannot have reached"))

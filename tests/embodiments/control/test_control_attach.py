@@ -114,7 +114,7 @@ def test_a_dead_motor_or_a_wrong_supply_is_named_before_anything_else(bench):
     bench.twin.ask("clear")
     bench.twin.ask("supply", volts=9.0)
     time.sleep(0.05)
-    with pytest.raises(SupplyOutside, match=r"9 V; allowed is 6 to 8\.4 V"):
+    with pytest.raises(SupplyOutside, match=r"9 V; allowed is 4\.5 to 8\.4 V"):
         bench.start()
 
 

@@ -161,6 +161,33 @@ TAKE_TERMINAL = (
 )
 
 
+BREAK = """
+import sys
+from embodiments.control import pilot, process
+def broken(self, now_us, periods):
+    if self._machine.state.name == "HOLD":
+        raise RuntimeError("an invariant broke")
+pilot.Pilot.feed = broken
+sys.exit(process.main())
+"""
+
+
+def test_a_control_process_that_breaks_down_releases_on_its_way_out(bench, monkeypatch):
+    """A defect of ours in the middle of a cycle: a traceback for us, torque off for the arm."""
+    real = subprocess.Popen
+
+    def start_broken(command, **kwargs):
+        return real([command[0], "-c", BREAK, *command[3:]], **kwargs)
+
+    monkeypatch.setattr("embodiments.control.launch.subprocess.Popen", start_broken)
+    arm = bench.start()
+    monkeypatch.undo()
+    with pytest.raises(ConnectionError, match=r"(?s)control process ended .code 1.*an invariant broke"):
+        arm.arm()
+    assert "RELEASED" in bench.when_text("broke down")
+    assert bench.torque() == [0] * 6
+
+
 class Terminal:
     """A policy's process on a terminal of its own, as its foreground."""
 
