@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from embodiments.so101.twin.scenario import Scenario
 from embodiments.so101.twin.variation import Variation
+from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.stats import Interval, bootstrap_mean, paired_bootstrap
@@ -85,22 +87,41 @@ def _cell(
     summary = train(config)
     actor = Actor.load(summary.policy_path)
     drawn = suites.draw_suites(budget.success, budget.swapped, 0, 0, 0, variation)
-    with progress(f"evaluating {variant.name}, seed {seed}", budget.success, "episodes") as bar:
-        normal = suites.play(actor, drawn.success, progress=bar.update)
+    normal, imagine = _play_modes(actor, drawn.success, f"{variant.name}, seed {seed}", progress)
     with progress(f"swapped, {variant.name}, seed {seed}", budget.swapped, "episodes") as bar:
         swapped = suites.play(actor, drawn.swapped, progress=bar.update)
     cell = {
         "seed": seed,
         "outcomes": [int(played.success[0]) for played in normal],
+        "imagine": imagine,
         "families": [played.scenario.family for played in normal],
         "followed": float(np.mean([played.success[0] for played in swapped])),
         "swapped_success": float(np.mean([played.success[1] for played in swapped])),
-        "world": world_figures(actor, config, budget),
+        "world": world_figures(actor, config, budget) if _has_world(actor) else None,
         "train_minutes": summary.seconds / 60.0,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(cell))
     return cell
+
+
+def _has_world(actor: Actor) -> bool:
+    return COUPLINGS[actor.policy.config.coupling].generative
+
+
+def _play_modes(
+    actor: Actor, scenarios: Sequence[Scenario], label: str, progress: Any
+) -> tuple[list[suites.Played], dict[str, list[int]]]:
+    """Episodes at the configured `imagine`, and outcomes at every fixed setting the coupling offers."""
+    configured = actor.policy.config.imagine
+    played: dict[str, list[suites.Played]] = {}
+    offered = COUPLINGS[actor.policy.config.coupling].imagine
+    for mode in (mode for mode in ("never", "always") if mode in offered):
+        actor.set_imagine(mode)
+        with progress(f"{label}, imagine = {mode}", len(scenarios), "episodes") as bar:
+            played[mode] = suites.play(actor, scenarios, progress=bar.update)
+    actor.set_imagine(configured)
+    return played[configured], {mode: [int(p.success[0]) for p in each] for mode, each in played.items()}
 
 
 def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -119,7 +140,13 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "language": {
             name: float(np.mean([cell[name] for cell in cells])) for name in ("followed", "swapped_success")
         },
-        "world": {
+        "imagine": {
+            mode: suites.rate([bool(x) for cell in cells for x in cell["imagine"][mode]])
+            for mode in cells[0]["imagine"]
+        },
+        "world": None
+        if cells[0]["world"] is None
+        else {
             name: float(np.mean([cell["world"][name] for cell in cells]))
             for name in ("skill", "probe_r2", "probe_r2_imagined", "rank")
         },

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from embodiments.so101.twin.variation import Variation
+from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
-from recipes import stage1_study
+from recipes import couplings_study, stage1_study
 from recipes.commands.progress import progress
 from recipes.twin.job import Budget
 from recipes.twin.study import Variant, run_study
@@ -51,6 +52,16 @@ def test_the_four_cells_see_equally_many_samples(tmp_path):
         assert (variant.config.policy.objects_weight > 0) == (variant.factors["privileged"] == "with")
 
 
+def test_every_coupling_is_a_cell_of_as_many_samples(tmp_path):
+    variants = couplings_study.variants(couplings_study.recipe(str(tmp_path)))
+    assert [variant.factors["coupling"] for variant in variants] == list(COUPLINGS)
+    assert len({variant.config.total_samples for variant in variants}) == 1
+    for variant in variants:
+        row = COUPLINGS[variant.factors["coupling"]]
+        assert variant.config.policy.imagine == row.imagine[0]
+        assert (variant.config.stages[0].name == "world") == row.generative
+
+
 def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
     _, chosen, path = finished
     study = json.loads(path.read_text())
@@ -59,6 +70,8 @@ def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
     for row in study["variants"]:
         assert row["success"]["episodes"] == BUDGET.success
         assert len(row["success"]["by_seed"]) == 1
+        assert set(row["imagine"]) == {"never", "always"}
+        assert row["imagine"]["never"]["rate"] == row["success"]["rate"]
     (effect,) = study["effects"]
     assert effect["factor"] == "stage1"
     assert effect["holding"] == {"privileged": "without"}

@@ -1,0 +1,46 @@
+"""Study: every coupling at the quickstart's budget, three seeds, the same scenes, one table."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from embodiments.so101.twin.variation import Variation
+from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.training.config import TrainConfig
+from recipes.so101_quickstart import BUDGET
+from recipes.so101_quickstart import recipe as quickstart
+from recipes.twin.study import Variant, run_study
+
+SEEDS = (0, 1, 2)
+COMMAND = "hybridpolicy train --recipe couplings_study"
+
+
+def recipe(root: str = "outputs/couplings_study") -> TrainConfig:
+    """The quickstart; the study's variants differ from it in the coupling alone."""
+    return replace(quickstart(root), name="couplings_study")
+
+
+def variants(config: TrainConfig) -> list[Variant]:
+    """One for each row of the table. A row without a world prior has no stage 1; its samples stay equal."""
+    found = []
+    for row in COUPLINGS.values():
+        stages = config.stages
+        if not row.generative:
+            stages = [replace(stages[-1], samples=sum(stage.samples for stage in stages))]
+        policy = replace(config.policy, coupling=row.name, imagine=None)
+        found.append(Variant({"coupling": row.name}, replace(config, stages=stages, policy=policy)))
+    return found
+
+
+def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | None = None) -> Path:
+    """Trains and evaluates all cells, `SEEDS` counted from `seed`; returns the path of study.json."""
+    return run_study(
+        "Every coupling at one budget",
+        COMMAND,
+        variants(config or recipe(str(output))),
+        [seed + each for each in SEEDS],
+        output,
+        BUDGET,
+        Variation(),
+        progress,
+    )
