@@ -1,0 +1,147 @@
+"""Samples a second and memory of one training step, of every coupling and of LeRobot's policies at one size.
+
+Each row runs in a process of its own, whose largest memory is then the row's; rows take turns over rounds,
+so that what else the machine does falls on all of them.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hybridpolicy.couplings import COUPLINGS
+from recipes.bench.latency import LARGE, small_policy
+from recipes.bench.peers import CAMERAS, CHUNK, JOINTS, SIZE, TEXT, TEXT_TOKENS, peers
+
+BATCH = 32
+WARM_UP = 2  # steps that are not counted
+OFFSETS = 3  # now and two futures
+PEERS = ("lerobot act", "lerobot diffusion", "lerobot smolvla")
+
+
+def row_names() -> list[str]:
+    """Small hybrids of every coupling, large ones beside the peers."""
+    small = [f"hybrid {name}" for name in COUPLINGS]
+    return [*small, "hybrid vla, 15 M", "hybrid joint, 15 M", *PEERS]
+
+
+def _batch(times: int) -> dict[str, Any]:
+    """A normalised micro-batch of two cameras, six joints and `times` moments; 0: without such an axis."""
+    rng = torch.Generator().manual_seed(0)
+    axis = (times,) if times else ()
+    images = {
+        f"observation.images.{name}": torch.rand(BATCH, *axis, 3, SIZE, SIZE, generator=rng)
+        for name in CAMERAS
+    }
+    return images | {
+        "observation.state": torch.randn(BATCH, *axis, JOINTS, generator=rng),
+        "action": torch.randn(BATCH, CHUNK, JOINTS, generator=rng),
+        "action_is_pad": torch.zeros(BATCH, CHUNK, dtype=torch.bool),
+        "task": [TEXT] * BATCH,
+        "index": torch.arange(BATCH),
+        "observation.language.tokens": torch.arange(3, 3 + TEXT_TOKENS).expand(BATCH, -1),
+        "observation.language.attention_mask": torch.ones(BATCH, TEXT_TOKENS, dtype=torch.bool),
+    }
+
+
+def _steps(name: str) -> tuple[nn.Module, Iterator[dict[str, Any]], Callable[[], None]]:
+    """The policy of a row, its batches for ever, and what follows an optimizer step."""
+    if name in PEERS:
+        policy = peers(Path(tempfile.mkdtemp()))[name]().train()
+        batch = _batch(1 if name == "lerobot diffusion" else 0)
+        return policy, iter(lambda: batch, None), lambda: None
+    coupling = name.removeprefix("hybrid ").removesuffix(", 15 M")
+    hybrid = small_policy(coupling=coupling, **(LARGE if name.endswith("15 M") else {})).train()
+    whole, now = _batch(OFFSETS), _batch(1)
+
+    def batches() -> Iterator[dict[str, Any]]:
+        while True:
+            yield whole if hybrid.needs_future(int(hybrid.train_step)) else now
+
+    return hybrid, batches(), hybrid.update
+
+
+def measure(name: str, seconds: float, precision: str) -> dict[str, float]:
+    """Samples a second of forward, backward, clipping and AdamW on one micro-batch in memory; peak MiB."""
+    policy, batches, after = _steps(name)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    done, started = 0, time.perf_counter()
+    while done < WARM_UP + 3 or time.perf_counter() - started < seconds:
+        if done == WARM_UP:
+            started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss: Tensor = policy.forward(next(batches))[0]
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        after()
+        done += 1
+    rate = (done - WARM_UP) * BATCH / (time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    return {
+        "samples_per_s": rate,
+        "peak_memory_mib": peak,
+        "params": sum(p.numel() for p in policy.parameters()),
+    }
+
+
+def measure_apart(name: str, seconds: float, precision: str) -> dict[str, float]:
+    """`measure` in a process of its own.
+
+    Raises:
+        RuntimeError: the process failed; its last words are in the message.
+    """
+    command = [sys.executable, "-m", "recipes.bench.training", name, str(seconds), precision]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"bench train: row {name!r} ended with {done.returncode}: {done.stderr[-800:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def training_table(
+    names: Sequence[str],
+    seconds: float,
+    rounds: int,
+    loaders: Mapping[str, float],
+    progress: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The rows as they are printed.
+
+    Args:
+        loaders: samples a second of "hybrid"'s loader and of "lerobot"'s, for the share of a step that waits.
+    """
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        for name in names:
+            for precision in ("bf16", "fp32"):
+                found.setdefault((name, precision), []).append(measure_apart(name, seconds, precision))
+                progress()
+    table = []
+    for (name, precision), runs in found.items():
+        rate = float(np.median([run["samples_per_s"] for run in runs]))
+        loader = loaders.get("lerobot" if name in PEERS else "hybrid")
+        table.append({
+            "policy": name, "precision": precision, "params": int(runs[0]["params"]), "batch": BATCH,
+            "samples_per_s": rate, "peak_memory_mib": max(run["peak_memory_mib"] for run in runs),
+            "loader_share": None if loader is None else rate / (rate + loader),
+        })  # fmt: skip
+    peers_best = max((row["samples_per_s"] for row in table if row["policy"] in PEERS), default=None)
+    for row in table:
+        row["ratio_to_best_peer"] = row["samples_per_s"] / peers_best if peers_best else None
+    return table
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(sys.argv[1], float(sys.argv[2]), sys.argv[3])) + "\n")

@@ -1,0 +1,81 @@
+"""Samples a second, memory and loader share of one training step, beside LeRobot's policies of the same size.
+
+Every row runs in a process of its own, on one micro-batch in memory, in bfloat16 and in float32. With
+--dataset the loaders are measured too.
+
+Examples:
+  hybridpolicy bench train
+  hybridpolicy bench train --dataset outputs/quickstart/data/demonstrations --json > train.json
+  hybridpolicy bench train --only "hybrid joint" "lerobot act" --rounds 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROW = "{:<24}{:<6}{:>10}{:>12.0f}{:>12.0f}{:>10.2f}"
+HEADER = "{:<24}{:<6}{:>10}{:>12}{:>12}{:>10}".format(
+    "policy", "", "params", "samples/s", "peak MiB", "× peer"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `bench train`."""
+    parser.add_argument("--seconds", type=float, default=6.0, help="of steps a row; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=2, help="over all rows; default: %(default)s")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="some of the rows that --json prints")
+    parser.add_argument("--dataset", metavar="PATH_OR_ID", help="measure both loaders on it")
+    parser.add_argument("--cache-dir", default="outputs/cache", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table."""
+    from hybridpolicy.errors import allowed
+    from recipes.bench.training import row_names, training_table
+    from recipes.commands.failures import CommandError
+    from recipes.commands.progress import progress
+    from recipes.job import git_revision, machine
+
+    names = args.only or row_names()
+    for name in names:
+        if name not in row_names():
+            raise CommandError(f"no row {name!r}: {allowed(name, row_names())}")
+    loaders = _loaders(args.dataset, Path(args.cache_dir)) if args.dataset else {}
+    with progress("training", 2 * args.rounds * len(names), "rows") as bar:
+        table = training_table(names, args.seconds, args.rounds, loaders, bar.advance)
+    if args.json:
+        json.dump({"machine": machine(), "git": git_revision(), "rows": table}, sys.stdout, indent=2)
+        print()
+        return 0
+    print(HEADER)
+    for row in table:
+        ratio = row["ratio_to_best_peer"] or float("nan")
+        print(
+            ROW.format(
+                row["policy"],
+                row["precision"],
+                row["params"],
+                row["samples_per_s"],
+                row["peak_memory_mib"],
+                ratio,
+            )
+        )
+    return 0
+
+
+def _loaders(dataset: str, cache: Path) -> dict[str, float]:
+    """Samples a second of this project's loader and of LeRobot's."""
+    from hybridpolicy.training.bench import measure_loader
+    from hybridpolicy.training.config import DatasetSource
+    from hybridpolicy.training.loader import Window
+    from recipes.commands.data.location import locate
+
+    root, repo_id = locate(dataset)
+    measured = measure_loader(
+        DatasetSource(root, repo_id), Window((0, 4, 8), tuple(range(8))), cache, image_size=(96, 96)
+    )
+    return {"hybrid": measured.samples_per_s, "lerobot": measured.lerobot_samples_per_s}
