@@ -8,5 +8,6 @@
                                   │
                      servo_arm, attach: the motors in joint units ── embodiments.feetech
 
-`spec` is all of one arm as data, `errors` what it can refuse, `clock` deadlines and priority, `launch` the start.
+`spec` is all of one arm as data, `errors` what it can refuse, `clock` deadlines and priority, `launch` how it
+is started.
 """

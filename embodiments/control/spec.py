@@ -34,7 +34,7 @@ class Thresholds:
     plausible_margin: float = 5.0
     implausible_cycles: int = 3
     lost_attempts: int = 3
-    lost_s: float = 0.04  # one motor silent among others
+    lost_s: float = 0.035  # one motor silent among others: at 100 Hz a fault within 60 ms of its death
     line_silent_s: float = 0.25  # nobody answers: a busy host, or the line
     slow_celsius: int = 60
     fault_celsius: int = 65

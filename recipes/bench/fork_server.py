@@ -9,6 +9,7 @@ Run `python -m recipes.bench.fork_server` by `LeRobotProcess` only.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -103,8 +104,8 @@ def _run_in_fork(request: dict[str, Any]) -> dict[str, Any]:
             if not more:
                 break
             data += more
-    else:
-        os.killpg(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # also whatever it started
     os.waitpid(child, 0)
     os.close(reading)
     if not data:

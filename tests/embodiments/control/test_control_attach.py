@@ -198,3 +198,13 @@ def test_a_fault_says_its_cause(bench):
     assert arm.state.cause == Cause.OVERLOAD
     with pytest.raises(ConnectionError, match="shoulder_lift overload error"):
         arm.raise_if_stopped()
+
+
+def test_attaching_arming_and_letting_go_work_on_a_line_that_loses_a_tenth(bench):
+    bench.twin.ask("drop", probability=0.1)
+    arm = bench.start()
+    arm.arm()
+    assert bench.torque() == [1] * 6
+    arm.release()
+    assert bench.torque() == [0] * 6
+    arm.close()
