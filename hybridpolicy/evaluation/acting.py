@@ -1,6 +1,8 @@
 """A trained policy as something that acts: observations in physical units to actions in physical units."""
 
+import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ class Actor:
             ConfigurationError: the coupling does not offer `imagine`.
         """
         try:
-            policy = HybridPolicy.from_pretrained(folder)
+            with redirect_stdout(sys.stderr):  # LeRobot prints; what our commands print is their answer
+                policy = HybridPolicy.from_pretrained(folder)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{folder}: no policy here ({error}); give the pretrained_model folder of a checkpoint"
