@@ -90,7 +90,9 @@ def machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
         ]
         name = names[0] if names else name
-    return f"{name}, {torch.get_num_threads()} threads, {platform.system()}, Python {sys.version.split()[0]}"
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' if count > 1 else ''}"
+    return f"{name}, {threads}, {platform.system()}, Python {sys.version.split()[0]}"
 
 
 def git_revision() -> str:
