@@ -139,10 +139,6 @@ class Stand:
                 look(arm.state)
             time.sleep(PERIOD_S)
 
-    def forsake(self, arm: ControlledArm) -> None:
-        """Client and control process die at once, so that nobody releases: torque stays as it is."""
-        arm.abandon()
-
     def end_arms(self) -> None:
         """Every control process started here is gone."""
         arms, self._arms = self._arms, []
