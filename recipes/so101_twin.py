@@ -29,6 +29,10 @@ def recipe(root: str = "outputs/so101_twin") -> TrainConfig:
             config.policy,
             objects_weight=0.0,
             objects_count=0,
+            text_dropout=0.05,
+            state_dropout=0.05,
+            camera_dropout=0.05,
+            rtc_share=0.1,
             waypoint_weight=4.0,
         ),
         stages=[
