@@ -15,6 +15,7 @@ from recipes.commands.data.location import locate
 
 KNOWN_ARMS: tuple[EmbodimentSpec, ...] = (SO101,)
 SMALLEST_SIDE = 96  # pixels of the shorter image side after resizing
+HELD_OUT_SHARE = 20  # one episode in so many, the last ones, is only looked at to see what generalises
 CHUNK_S, REPLAN_S = 0.8, 0.2
 WAYPOINTS_S = (0.4, 0.8, 1.2, 1.6, 2.0)
 ONSET_S, ONSET_SHARE = 0.3, 0.4  # with several instructions: the moments that tell what was asked
@@ -159,10 +160,12 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
     chunk = max(round(CHUNK_S * arm.fps), 2)
     samples = int(np.clip(PASSES * arm.frames, *SAMPLES))
     tag = arm.known.tag if arm.known else "arm"
+    held_out = arm.episodes // HELD_OUT_SHARE
     labelled = DatasetSource(
         root,
         repo_id,
         embodiment=tag,
+        episodes=tuple(range(arm.episodes - held_out)) if held_out else (),
         onset_share=ONSET_SHARE if len(arm.tasks) > 1 else 0.0,
         onset_frames=max(round(ONSET_S * arm.fps), 1),
     )

@@ -164,6 +164,8 @@ class TrainConfig:
     ema_decay: of the averaged weights that are exported as the policy; 0 exports the last weights.
     save_every_samples: a checkpoint each time this many samples were seen, and one at the end of a stage.
     log_every: optimizer steps averaged into one line of metrics.jsonl.
+    validate_every_samples: about how often the losses on the episodes a source leaves out are measured, into
+        the next line; 0 never. A loss that falls while its held-out one rises is a scene learned by heart.
     keep_last: number of newest checkpoints kept on disk.
     """
 
@@ -175,6 +177,7 @@ class TrainConfig:
     precision: str = "fp32"
     save_every_samples: int = 50_000
     log_every: int = 50
+    validate_every_samples: int = 20_000
     ema_decay: float = 0.999
     cache_dir: str = "outputs/cache"
     keep_last: int = 2
@@ -190,6 +193,8 @@ class TrainConfig:
         _check_choice(where, "precision", self.precision, PRECISIONS)
         for name in ("save_every_samples", "log_every", "keep_last"):
             _check(where, name, getattr(self, name), _is_count(getattr(self, name)), "must be 1 or more")
+        every = self.validate_every_samples
+        _check(where, "validate_every_samples", every, _is_count(every, 0), "must be 0 (never) or more")
         _check(where, "ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "allowed 0 (off) … below 1")
         ok = len(self.adam_betas) == 2 and all(0 <= beta < 1 for beta in self.adam_betas)
         _check(where, "adam_betas", self.adam_betas, ok, "give two numbers in 0 … below 1")

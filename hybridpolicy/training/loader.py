@@ -9,7 +9,7 @@ offsets [0, k1 … kH], T actions, S and A state and action size.
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -126,6 +126,13 @@ class SourceReader:
             [np.arange(self.cache.episode_from[e], self.cache.episode_to[e]) for e in chosen]
         )
 
+    def left_out(self) -> "SourceReader | None":
+        """The same source sampling from the episodes this one does not; None if it samples from all."""
+        rest = tuple(sorted(set(range(self.cache.num_episodes)) - set(self.source.episodes)))
+        if not self.source.episodes or not rest:
+            return None
+        return SourceReader(replace(self.source, episodes=rest), self.cache, self._window)
+
     @property
     def cameras(self) -> list[str]:
         return list(self._frames)
@@ -202,6 +209,17 @@ class MixtureLoader:
         self._needs_future = needs_future or (lambda step: True)
         weights = np.array([reader.source.weight for reader in self.readers], dtype=np.float64)
         self._upper = np.cumsum(weights / weights.sum())
+
+    def held_out(self) -> "MixtureLoader | None":
+        """Batches of the episodes that the sources leave out, pictures unchanged, futures always; or None.
+
+        A source leaves episodes out if it names those it samples from.
+        """
+        readers = [rest for reader in self.readers if (rest := reader.left_out()) is not None]
+        if not readers:
+            return None
+        plan = replace(self.plan, stage=self.plan.stage + 1000, augmentation=AugmentationConfig())
+        return MixtureLoader(readers, plan)
 
     def choose(self, step: int) -> SourceReader:
         """The source of the micro-batch of `step`, the same on every process."""

@@ -21,13 +21,14 @@ from hybridpolicy.training.average import WeightAverage
 from hybridpolicy.training.checkpoint import PRETRAINED_DIR, CheckpointStore
 from hybridpolicy.training.config import StageConfig, TrainConfig
 from hybridpolicy.training.feed import Feed, Processors
-from hybridpolicy.training.loader import Batch
+from hybridpolicy.training.loader import Batch, MixtureLoader
 from hybridpolicy.training.metrics import METRICS_FILE, MetricsFile
 from hybridpolicy.training.resume import capture, check_same_run, fill_checkpoint, restore
 from hybridpolicy.training.schedule import parameter_groups, schedule
 from hybridpolicy.training.state import Position, StageResult
 
 CHECKPOINTS_DIR = "checkpoints"
+VALIDATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Trainer:
         self.position = Position()
         self._progress = progress or (lambda event: None)
         self._metrics: MetricsFile | None = None
+        self._held_out: MixtureLoader | None = None
         self._clock = 0.0
 
     # -- the run
@@ -130,6 +132,7 @@ class Trainer:
     def _run_stage(self, stage: StageConfig) -> None:
         loader = self.feed.open(stage, self.position, self._report_decoding)
         self._clock, self._cpu_clock = time.perf_counter(), time.process_time()
+        self._held_out = loader.held_out() if self.config.validate_every_samples else None
         with self.feed.batches(loader, self.position.stage_step, stage.num_steps) as batches:
             for batch in batches:
                 self._train_step(stage, batch)
@@ -221,9 +224,35 @@ class Trainer:
         position.log_window, position.log_seconds = {}, 0.0
         if self._metrics is not None:
             counts = {"stage": stage.name, "step": position.step, "samples": position.samples}
-            self._metrics.append({**counts, **means, "samples_per_s": rate, "seconds": position.seconds})
+            held_out = self._validate() if self._validation_is_due(stage) else {}
+            clocks = {"samples_per_s": rate, "seconds": position.seconds}
+            self._metrics.append({**counts, **means, **held_out, **clocks})
         total = self.config.total_samples
         self._report(TrainProgress(stage.name, position.samples, total, means["loss"], rate))
+
+    def _validation_is_due(self, stage: StageConfig) -> bool:
+        """At the log lines that follow a multiple: a resumed run validates at the same ones."""
+        if self._held_out is None:
+            return False
+        every, samples = self.config.validate_every_samples, self.position.samples
+        return samples // every > (samples - self.config.log_every * stage.batch_size) // every
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Means over `VALIDATION_BATCHES` held-out batches, always the same ones, by the run-time weights."""
+        assert self._held_out is not None
+        totals: dict[str, float] = {}
+        self.policy.eval()
+        for step in range(VALIDATION_BATCHES):
+            batch = self.feed.load(self._held_out, step)
+            with torch.autocast(
+                self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+            ):
+                loss, parts = self.policy(batch)
+            for name, value in {**(parts or {}), "loss": loss.item()}.items():
+                totals[name] = totals.get(name, 0.0) + value / VALIDATION_BATCHES
+        self.policy.train()
+        return {f"held_out_{name}": value for name, value in totals.items()}
 
     def _report(self, event: TrainProgress) -> None:
         if self.accelerator.is_main_process:

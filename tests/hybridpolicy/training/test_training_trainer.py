@@ -84,6 +84,29 @@ def test_a_run_learns_and_describes_itself(video_dataset, tmp_path):
     assert load_recipe(summary.policy_path) == trainer.config
 
 
+def test_losses_on_held_out_episodes_are_logged_now_and_then(video_dataset, tmp_path):
+    trainer = make_trainer(video_dataset, tmp_path / "with", held_out=1, validate_every_samples=40)
+    seen = []
+    load = trainer.feed.load
+
+    def note(loader, step):
+        batch = load(loader, step)
+        if loader is trainer._held_out:
+            seen.extend(batch["episode_index"].tolist())
+        return batch
+
+    trainer.feed.load = note
+    lines = read_metrics(trainer.run().metrics)
+    validated = [line["samples"] for line in lines if "held_out_loss" in line]
+    assert validated == [48, 96, 120, 160]  # the log lines after each 40; the video stage leaves nothing out
+    assert all(math.isfinite(line["held_out_loss"]) for line in lines if "held_out_loss" in line)
+    assert set(seen) == {max(seen)}
+    assert trainer.policy.training
+
+    plain = make_trainer(video_dataset, tmp_path / "without", held_out=1, validate_every_samples=0).run()
+    assert not any("held_out_loss" in line for line in read_metrics(plain.metrics))
+
+
 def test_the_exported_policy_holds_the_averaged_weights(video_dataset, tmp_path):
     trainer = make_trainer(video_dataset, tmp_path)
     summary = trainer.run()

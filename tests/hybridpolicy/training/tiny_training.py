@@ -152,8 +152,11 @@ def make_dataset(root, dtype="video", lengths=LENGTHS, seed=0, vcodec="h264", fi
     return Path(root)
 
 
-def make_trainer(root, output_dir, *, dropout=0.0, progress=None, **changes):
-    """A run of two stages, action-free then labelled, small enough for a second."""
+def make_trainer(root, output_dir, *, dropout=0.0, progress=None, held_out=0, **changes):
+    """A run of two stages, action-free then labelled, small enough for a second.
+
+    held_out: number of last episodes that the labelled source leaves out.
+    """
     torch.manual_seed(0)
     meta = LeRobotDatasetMetadata(root.name, root=root)
     visual = {name: PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)) for name in CAMERAS}
@@ -163,7 +166,8 @@ def make_trainer(root, output_dir, *, dropout=0.0, progress=None, **changes):
         input_features=visual | {"observation.state": PolicyFeature(FeatureType.STATE, (STATE,))},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (STATE,))},
     )
-    labelled = DatasetSource(str(root))
+    seen = tuple(range(meta.total_episodes - held_out)) if held_out else ()
+    labelled = DatasetSource(str(root), episodes=seen)
     video = DatasetSource(str(root), drop=("action", "observation.state", "task"))
     settings = {
         "name": "tiny",
@@ -212,7 +216,8 @@ def train_in_process(root, output_dir, die=None):
             return kill_self() if len(calls) == number else real(*args)
 
         setattr(owner, name, dying)
-    make_trainer(root, output_dir, dropout=0.2, progress=progress).run()
+    validated = {"held_out": 1, "validate_every_samples": 30}
+    make_trainer(root, output_dir, dropout=0.2, progress=progress, **validated).run()
 
 
 def train_as_one_of(rank, num_processes, port, root, output_dir):
