@@ -13,7 +13,6 @@ import json
 import math
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,41 +30,12 @@ from embodiments.so101.serial_twin.client import TwinClient, TwinProcess
 UP = (0.0, -30.0, 40.0, 30.0, 0.0, 30.0)  # raised: without torque the arm falls from here
 IDS = (1, 2, 3, 4, 5, 6)
 PERIOD_S = 0.02
-PROBE_S = 0.005
 STARVED_MS = 20.0  # longer than this, replies are lost and cycles missed whatever the code does
 PATIENCE_S = 30.0
 
 
 class BenchError(RuntimeError):
     """A measurement could not be made; the text says what did not happen."""
-
-
-class LagProbe:
-    """How long this machine keeps a thread of real-time priority waiting: a lag that is nobody's fault here."""
-
-    def __init__(self) -> None:
-        self.worst_ms = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(25))  # this thread alone
-        while not self._stop.is_set():
-            due = time.monotonic() + PROBE_S
-            time.sleep(PROBE_S)
-            self.worst_ms = max(self.worst_ms, (time.monotonic() - due) * 1e3)
-
-    def take(self) -> float:
-        """The worst lag since the last call, in milliseconds."""
-        worst, self.worst_ms = self.worst_ms, 0.0
-        return worst
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        self._thread.join()
 
 
 class Stand:
@@ -91,6 +61,7 @@ class Stand:
         self.end_arms()
         self.twin.ask("clear")
         self.twin.ask("power_cycle")
+        self.twin.ask("scene", keep_arm=False)  # what an arm pushed about costs physics time
         self.twin.ask("fold")
         for kept in self.folder.glob("control.*"):
             kept.unlink()
