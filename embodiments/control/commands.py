@@ -7,7 +7,7 @@ from embodiments.control.link import Halt, Header, Kind, Link, LinkError, code_t
 from embodiments.control.setpoints import Chunk, Verdict
 from firmware_bridge.safety import Cause, Code, Event, State
 
-HALTS = {Halt.HOLD: Event.HALT_HOLD, Halt.PARK: Event.HALT_PARK, Halt.LIMP: Event.HALT_LIMP}
+HALTS = {Halt.PARK: Event.HALT_PARK, Halt.LIMP: Event.HALT_LIMP}
 EVENTS = {Kind.ARM: Event.ARM, Kind.CLEAR: Event.CLEAR, Kind.DISARM: Event.DISARM}
 FOLLOWING = (State.HOLD, State.RUN, State.STALE)
 REFUSALS = {
@@ -76,6 +76,8 @@ class Commands:
         if argument == Halt.PARK and self._controller.pilot.park is None:
             self._controller.complain("no rest pose is known: give one, or let go with LIMP", now)
             return Code.WRONG_STATE
+        if argument == Halt.HOLD:
+            return self._controller.hold(now)
         if argument not in HALTS:
             return Code.WRONG_STATE
         return self._controller.machine.step(HALTS[Halt(argument)], now)

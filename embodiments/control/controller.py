@@ -143,6 +143,13 @@ class Controller:
         if self.machine.state == State.SAFE and self.arm is not None and not self.torque.energised:
             self.machine.step(Event.COMMIT, now)
 
+    def hold(self, now: int) -> Code:
+        """Stop following and stand; what was still to be followed is dropped."""
+        code = self.machine.step(Event.HALT_HOLD, now)
+        if code == Code.OK:
+            self.pilot.drop_plan()
+        return code
+
     def complain(self, text: str, now: int) -> None:
         """A warning, at most once a second: setpoints come a hundred times as often."""
         if now - self._complained_us >= COMPLAINT_PERIOD_US:

@@ -89,8 +89,12 @@ class Pilot:
         elif state in (State.HOLD, State.STALE) and self.plan.supply == Supply.FLOWING:
             self._feed_first(now_us)
         else:
-            self.plan.reset(self.limiter.goal)
-            self.approach = False
+            self.drop_plan()
+
+    def drop_plan(self) -> None:
+        """Forget what was still to be followed: a hold that kept it would run on with it a cycle later."""
+        self.plan.reset(self.limiter.goal)
+        self.approach = False
 
     def _feed_running(self, now_us: int, periods: int) -> None:
         spec = self._spec

@@ -181,7 +181,7 @@ class ControlProcess:
             self._cut_at_once()
         machine = self.controller.machine
         if self._orphaned and machine.state in (State.RUN, State.STALE):
-            machine.step(Event.HALT_HOLD, now_us())
+            self.controller.hold(now_us())
         # A fault waits for a person. A person without a client has no way to answer: bring the arm down.
         forsaken = (
             self._orphaned and machine.state == State.FAULT and machine.age_us(Clock.STATE) > FORSAKEN_US

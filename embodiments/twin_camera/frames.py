@@ -63,7 +63,8 @@ class FrameWriter:
         data = start + _SLOT_HEADER
         self._map[data : data + pixels.nbytes] = pixels.tobytes()
         _SLOT.pack_into(self._map, start, 2 * number, source_ns)
-        _NEWEST.pack_into(self._map, _NEWEST_AT, number)
+        # `pack_into` clears the field before it writes: a reader in between would see no frame at all.
+        self._map[_NEWEST_AT : _NEWEST_AT + _NEWEST.size] = _NEWEST.pack(number)
         self._number = number
 
     def close(self) -> None:

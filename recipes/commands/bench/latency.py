@@ -1,11 +1,11 @@
-"""Milliseconds of one chunk: couplings, imagine settings, steps, planner sizes, beside LeRobot's policies.
+"""Milliseconds of one chunk, every coupling beside LeRobot's policies.
 
 Rows are timed in turn in one process on this machine, with random weights. Success is joined from committed
 results of the same configuration where there are any.
 
 Examples:
   hybridpolicy bench latency
-  hybridpolicy bench latency --json > latency.json
+  hybridpolicy bench latency --json
   hybridpolicy bench latency --seconds 60 --only couplings planner
 """
 

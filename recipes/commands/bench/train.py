@@ -1,11 +1,11 @@
-"""Samples a second, memory and loader share of one training step, beside LeRobot's policies of the same size.
+"""Samples a second of a training step, beside LeRobot's policies.
 
 Every row runs in a process of its own, on one micro-batch in memory, in bfloat16 and in float32. With
 --dataset the loaders are measured too.
 
 Examples:
   hybridpolicy bench train
-  hybridpolicy bench train --dataset outputs/quickstart/data/demonstrations --json > train.json
+  hybridpolicy bench train --dataset outputs/quickstart/data/demonstrations --json
   hybridpolicy bench train --only "hybrid joint" "lerobot act" --rounds 1
 """
 

@@ -147,6 +147,23 @@ def test_ctrl_c_and_hang_up_do_not_reach_the_control_process(bench):
     assert os.getsid(arm.pid) == arm.pid
 
 
+def test_a_hold_ends_a_chunk_that_is_still_flowing(bench):
+    arm = bench.raised()
+    here = arm.observe().measured
+    arm.send_chunk([(here[0] + 0.5 * step, *here[1:]) for step in range(40)], 0.1)
+    wait_until(lambda: arm.state.state.name == "RUN" and arm.state.sent[0] > here[0] + 0.2, 3.0)
+    arm.hold()
+    wait_until(lambda: arm.state.state.name == "HOLD", 1.0)
+    time.sleep(0.3)  # what it takes to come to a stand
+    stood = arm.state.sent[0]
+    states = set()
+    for _ in range(20):
+        time.sleep(0.02)
+        states.add(arm.state.state.name)
+    assert states == {"HOLD"}
+    assert arm.state.sent[0] == stood < here[0] + 2.0
+
+
 def test_sigusr1_is_an_emergency_stop(bench):
     arm = bench.raised()
     os.kill(arm.pid, signal.SIGUSR1)

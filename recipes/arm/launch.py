@@ -1,0 +1,159 @@
+"""From settings to a running policy: processes up, checks, consent, episodes, arm down."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from embodiments.control.client import ControlledArm
+from embodiments.control.link import ArmState, Severity
+from embodiments.control.spec import ControlSpec
+from embodiments.so101.constants import JOINT_NAMES
+from recipes.arm.cameras import Cameras
+from recipes.arm.checks import (
+    Check,
+    Latency,
+    check_freshness,
+    check_latency,
+    check_limits,
+    check_policy,
+    measure_latency,
+)
+from recipes.arm.errors import ArmRunError
+from recipes.arm.judge import Judge, PersonJudge
+from recipes.arm.policy import Observation, PolicyFacts, PolicyProcess
+from recipes.arm.record import CONTROL_LOG, Recorder, identity, run_folder, write_identity
+from recipes.arm.session import EpisodeResult, Session
+from recipes.arm.setup import RunSettings
+from recipes.arm.view import View
+
+Consent = Callable[[], None]
+
+
+@dataclass
+class RunResult:
+    """What a run did. `dry`: the chunk that would have been sent first, (T, 6) joint units."""
+
+    checks: list[Check] = field(default_factory=list)
+    episodes: list[EpisodeResult] = field(default_factory=list)
+    facts: PolicyFacts | None = None
+    latency: Latency | None = None
+    last_state: ArmState | None = None
+    folder: Path | None = None
+
+
+def consent_at_terminal() -> None:
+    """Somebody presses ENTER; ArmRunError where nobody can."""
+    if not sys.stdin.isatty():
+        raise ArmRunError(
+            "somebody has to consent to torque, and there is no terminal to ask; give --arm auto if starting "
+            "the command is the consent"
+        )
+    input("stand clear of the arm, then press ENTER to switch its torque on... ")
+
+
+def run_policy(
+    settings: RunSettings,
+    view: View,
+    *,
+    judge: Judge | None = None,
+    consent: Consent | None = consent_at_terminal,
+    dry_run: bool = False,
+    keep_frames: bool = False,
+) -> RunResult:
+    """Runs `settings.episodes` episodes; the arm is parked and let go at the end, however it ends.
+
+    consent: called before torque; None where starting was the consent. dry_run: checks and one chunk, nothing
+    is energised or moved. Raises CheckFailed, the arm's own errors, PolicyGone.
+    """
+    result = RunResult()
+    said: deque[tuple[Severity, str]] = deque()
+    with ExitStack() as stack:
+        stack.callback(view.close)
+        policy = PolicyProcess(settings.policy, settings.imagine, settings.threads)  # loads meanwhile
+        stack.callback(policy.close)
+        if settings.record is not None and not dry_run:
+            result.folder = run_folder(settings.record)
+        # Before the arm: LeRobot's imports would hold up its heartbeat.
+        cameras = Cameras(settings.find_cameras())
+        stack.callback(cameras.close)
+        spec = settings.control_spec(result.folder / CONTROL_LOG if result.folder else None)
+        result.facts = policy.load()
+        arm = ControlledArm(spec, lambda severity, text: said.append((severity, text)))
+        arm.start()
+        stack.callback(arm.close)
+        for check in _checks(settings, result, spec, arm, cameras, policy):
+            result.checks.append(check)
+            view.check(check)
+        if dry_run:
+            return result
+        recorder = _record(settings, result, spec, cameras, stack)
+        if consent is not None:
+            consent()
+        arm.arm()
+        judge = judge or PersonJudge(settings.task)
+        session = Session(
+            settings, arm, cameras, policy, result.facts, judge, view, said, recorder, keep_frames
+        )
+        for number in range(settings.episodes):
+            result.episodes.append(session.play(number))
+            if result.episodes[-1].reason == "by key: quit":
+                break
+        result.last_state = arm.state
+        view.event(Severity.INFO, "parking the arm, then letting go")
+    return result
+
+
+def _checks(
+    settings: RunSettings,
+    result: RunResult,
+    spec: ControlSpec,
+    arm: ControlledArm,
+    cameras: Cameras,
+    policy: PolicyProcess,
+) -> Any:
+    """Every check in turn: the cheap ones first."""
+    facts, port = result.facts, settings.port
+    assert facts is not None
+    yield from check_policy(port, facts, spec, cameras.names)
+    digest = spec.load_calibration().digest
+    yield Check("calibration", f"{digest}: the motors have what {settings.find_calibration().name} says")
+    state = arm.observe(max_age_s=0.5)
+    yield check_limits(port, spec, state)
+    yield check_freshness(port, cameras)
+    look = cameras.look()
+    pixels = {name: look.pixels[name] for name in facts.cameras}
+    seen = Observation(0, state.plan_us, look.taken_us, state.measured, pixels, settings.task)
+    result.latency = measure_latency(policy, seen)
+    yield check_latency(port, facts, result.latency)
+    state = arm.state
+    late = state.counters
+    yield Check("control", f"{spec.rate_hz:g} Hz, late p99 {late.late_p99_us / 1e3:.2f} ms, "
+                           f"{late.missed} of {state.cycle} deadlines missed")  # fmt: skip
+
+
+def _record(
+    settings: RunSettings, result: RunResult, spec: ControlSpec, cameras: Cameras, stack: ExitStack
+) -> Recorder | None:
+    if result.folder is None:
+        return None
+    assert result.facts is not None
+    content = identity(spec, result.facts.identity, settings.to_json(), result.checks)
+    write_identity(result.folder, content)
+    recorder = Recorder(result.folder, result.facts.fps, JOINT_NAMES, cameras.shapes, settings.keep_gb)
+    stack.callback(recorder.close)
+    return recorder
+
+
+def with_start(settings: RunSettings) -> RunSettings:
+    """The simulated arm's start pose where none is given: where its policies' recordings begin."""
+    if settings.start_pose is not None or settings.twin is None:
+        return settings
+    from embodiments.so101.twin.variation import REST_DEG
+
+    return replace(settings, start_pose=tuple(float(value) for value in REST_DEG))

@@ -1,0 +1,100 @@
+"""What the quickstart calls: a policy on the simulated arm over its port, with figures and pictures."""
+
+import io
+import time
+
+import pytest
+
+from embodiments.control.link import ArmState, Counters, Severity
+from firmware_bridge.safety import Cause, State
+from recipes.arm.checks import Check
+from recipes.arm.deploy import deploy_on_twin
+from recipes.arm.telemetry import RateMeter, Telemetry, median_and_p95
+from recipes.arm.view import PlainView
+
+
+def test_deploying_gives_figures_and_clips(make_policy_folder):
+    folder = make_policy_folder(image_size=[96, 96], cameras=("front", "wrist"))
+    deployed = deploy_on_twin(folder, 1, seed=50_000_000, duration_s=1.5)
+    figures = deployed.figures
+    assert figures["success"]["episodes"] == 1
+    assert figures["success"]["rate"] in (0.0, 1.0)
+    (episode,) = figures["episodes"]
+    assert episode["task"] == deployed.scenarios[0].instruction
+    assert episode["plans"] >= 2
+    assert figures["latency_ms"]["p50"] > 0
+    assert figures["cycles"] > 300  # three seconds to the start pose, and the episode
+    (clip,) = deployed.clips(10.0)
+    assert clip.cameras["front"].shape[1:] == (96, 96, 3)
+    assert len(clip.cameras["front"]) >= 8
+    assert "serial port" in clip.task
+
+
+def state(cycle, time_us, **changed):
+    values = {
+        "state": State.RUN,
+        "cause": Cause.NONE,
+        "torque": 1,
+        "supply": 1,
+        "conditions": 0,
+        "cycle": cycle,
+        "time_us": time_us,
+        "measured_us": time_us,
+        "sent_us": time_us,
+        "plan_us": 0,
+        "buffered_us": 300_000,
+        "sequence": 7,
+        "measured": (0.0,) * 6,
+        "sent": (0.0,) * 6,
+        "load": (0.0,) * 6,
+        "errors": (0,) * 6,
+        "counters": Counters(missed=3, late_p99_us=1500),
+    }
+    return ArmState(**values | changed)
+
+
+def test_the_rate_is_of_the_last_second():
+    meter = RateMeter()
+    rates = [meter.see(state(cycle, cycle * 10_000)) for cycle in range(300)]
+    assert rates[0] == 0.0
+    assert rates[-1] == pytest.approx(100.0)
+    for cycle in range(300, 400):
+        rate = meter.see(state(cycle, 3_000_000 + (cycle - 300) * 20_000))
+    assert rate == pytest.approx(50.0, rel=0.02)
+    assert median_and_p95([]) == (0.0, 0.0)
+
+
+def test_plain_lines_say_what_matters_and_not_too_often():
+    stream = io.StringIO()
+    view = PlainView(stream)
+    view.check(Check("rate", "policy 10 Hz"))
+    shown = Telemetry(
+        *(state(5, 50_000), 1, 2, "touch it", 1.0, 99.9, (("gripper", 3.0),), (8.0, 12.0)),
+        picture_ms=40.0,
+        plans=4,
+        paused="camera front shows nothing new",
+    )
+    began = time.monotonic()
+    for _ in range(5):
+        view.show(shown)
+    assert time.monotonic() - began < 2.0
+    view.event(Severity.WARNING, "something")
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("ok  rate")
+    assert lines[-1] == "warning: something"
+    assert len(lines) == 3
+    for part in (
+        "RUN",
+        "99.9 Hz",
+        "3 missed",
+        "1.50 ms",
+        "gripper 3",
+        "8 ms",
+        "40 ms old",
+        "300 ms",
+        "paused",
+    ):
+        assert part in lines[1]
+    quiet = io.StringIO()
+    PlainView(quiet, quiet=True).event(Severity.INFO, "nothing")
+    assert quiet.getvalue() == ""

@@ -1,0 +1,171 @@
+"""A policy on the arm, for real: its own process, the control process, servos behind a port, cameras."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from embodiments.control.errors import ArmStopped
+from embodiments.feetech.errors import PortUnavailable
+from embodiments.so101.constants import JOINT_NAMES
+from firmware_bridge.safety import State
+from recipes.arm.errors import CheckFailed, PolicyGone
+from recipes.arm.launch import run_policy
+from recipes.arm.setup import RunSettings
+from recipes.arm.view import Key
+
+START = (0.0, -48.0, 30.0, 82.0, 0.0, 3.0)
+
+
+@pytest.fixture
+def settings(twin, policy_folder):
+    return lambda **given: RunSettings(
+        **{
+            "port": twin.port,
+            "policy": policy_folder,
+            "task": "touch the red block",
+            "duration_s": 2.0,
+            "start_pose": START,
+        }
+        | given
+    )
+
+
+def test_a_dry_run_checks_everything_and_moves_nothing(twin, settings, watched):
+    number = len(twin.goals())
+    view = watched()
+    result = run_policy(settings(), view, consent=None, dry_run=True)
+    assert [check.name for check in view.checks] == [
+        *("rate", "joints", "units", "cameras", "calibration", "limits", "freshness", "latency", "control")
+    ]
+    assert result.latency.plan.positions.shape == (8, 6)
+    assert np.isfinite(result.latency.plan.positions).all()
+    assert twin.ask("joints")["torque"] == [0] * 6
+    assert len(twin.goals()) == number
+    assert result.episodes == []
+
+
+def test_two_episodes_are_led_recorded_and_the_arm_is_let_go(twin, settings, watched, tmp_path):
+    view = watched()
+    result = run_policy(settings(episodes=2, record=tmp_path), view, consent=None, keep_frames=True)
+    assert [episode.reason for episode in result.episodes] == ["time limit"] * 2
+    assert all(episode.plans >= 3 for episode in result.episodes)
+    assert all(len(episode.frames["front"]) >= 10 for episode in result.episodes)
+    led = [shown for shown in view.shown if shown.state.state == State.RUN]
+    assert len(led) > 10
+    assert led[-1].rate_hz == pytest.approx(100, rel=0.15)
+    assert np.abs(np.subtract(led[0].state.measured, START))[:5].max() < 6.0
+    assert twin.ask("joints")["torque"] == [0] * 6  # parked, let go
+    check_record(result.folder)
+
+
+def check_record(folder):
+    """The run's folder as somebody else would read it."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    identity = json.loads((folder / "identity.json").read_text())
+    assert {"policy", "calibration", "limits", "git", "versions", "settings", "checks"} <= set(identity)
+    assert len(identity["policy"]["base"]) == 64
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert any("READY -> HOLD" in event["text"] for event in events)
+    dataset = LeRobotDataset(f"local/{folder.name}", root=folder / "dataset")
+    assert dataset.meta.total_episodes == 2
+    assert dataset.meta.robot_type == "so_follower"
+    assert dataset.meta.features["action"]["names"] == list(JOINT_NAMES)
+    rows = dataset.hf_dataset.with_format("numpy")
+    done = np.asarray(rows["next.done"]).ravel()
+    episode = np.asarray(rows["episode_index"])
+    assert [int(done[episode == index].sum()) for index in (0, 1)] == [1, 1]
+    assert done[np.flatnonzero(np.diff(episode))].all()
+    assert not np.asarray(rows["next.success"]).any()
+    reasons = {str(reason) for reason in np.asarray(rows["outcome.stop_reason"]).ravel()}
+    assert reasons == {"", "time limit"}
+    action = np.stack(rows["action"])
+    state = np.stack(rows["observation.state"])
+    assert np.abs(action - state)[:, :5].max() < 15.0  # both in degrees, of the same moment
+    assert tuple(dataset[0]["observation.images.front"].shape) == (3, 32, 32)
+
+
+def test_a_frozen_camera_pauses_the_policy_and_it_goes_on_by_itself(twin, settings, watched):
+    done = []
+
+    def freeze(view, telemetry):
+        if not done and telemetry.plans >= 2:
+            done.append(True)
+            twin.ask("freeze", camera="front", seconds=1.5)
+
+    view = watched(freeze)
+    result = run_policy(settings(duration_s=5.0), view, consent=None)
+    assert len(view.said("policy paused: camera front")) == 1
+    assert len(view.said("policy goes on")) == 1
+    ((why, seconds),) = result.episodes[0].pauses
+    assert "front" in why
+    assert 0.8 < seconds < 2.5
+    paused = [shown for shown in view.shown if shown.paused]
+    assert {shown.state.state for shown in paused[3:]} == {State.HOLD}
+    assert view.shown[-1].state.state == State.RUN
+    assert view.shown[-1].plans > paused[-1].plans
+
+
+def test_a_killed_policy_ends_the_run_and_the_arm_is_let_go(twin, settings, watched):
+    killed = []
+
+    def kill(view, telemetry):
+        if not killed and telemetry.plans >= 2:
+            (child,) = policies_of(os.getpid())
+            os.kill(child, signal.SIGKILL)
+            killed.append(time.monotonic())
+
+    view = watched(kill)
+    with pytest.raises(PolicyGone, match="code -9"):
+        run_policy(settings(duration_s=20.0), view, consent=None)
+    assert killed
+    assert twin.ask("joints")["torque"] == [0] * 6
+
+
+def policies_of(parent):
+    """Processes of policies that `parent` started."""
+    processes = psutil.Process(parent).children()
+    return [process.pid for process in processes if any("arm.policy" in word for word in process.cmdline())]
+
+
+def test_keys_end_an_episode_and_stop_the_arm(twin, settings, watched):
+    def press(view, telemetry):
+        if telemetry.plans >= 2:
+            view.pressed = Key.SUCCESS if telemetry.episode == 1 else Key.STOP
+
+    view = watched(press)
+    with pytest.raises(ArmStopped, match="ESTOP"):
+        run_policy(settings(episodes=2, duration_s=20.0), view, consent=None)
+    assert view.said("by key: success")
+    assert view.said("emergency stop by key")
+    assert twin.ask("joints")["torque"] == [0] * 6
+
+
+def test_the_emergency_stop_key_works_on_the_way_to_the_start(twin, settings, watched):
+    view = watched()
+    view.pressed = Key.STOP
+    with pytest.raises(ArmStopped, match="ESTOP"):
+        run_policy(settings(), view, consent=None)
+    assert view.shown == []
+    assert twin.ask("joints")["torque"] == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"policy": "nowhere"}, CheckFailed, "no policy here"),
+        ({"rate_hz": 10.0, "port": "/dev/none", "calibration": "own"}, PortUnavailable, "/dev/none"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_torque(twin, settings, watched, given, error, message):
+    if given.get("calibration"):
+        frames = {name: {"type": "twin", "path": path} for name, path in twin.info["cameras"].items()}
+        given = given | {"calibration": twin.calibration_file, "cameras": frames}
+    with pytest.raises(error, match=message):
+        run_policy(settings(**given), watched(), consent=None)
+    assert twin.ask("joints")["torque"] == [0] * 6
