@@ -31,7 +31,7 @@ from embodiments.control.servo_arm import ServoArm
 from embodiments.control.setpoints import Verdict
 from embodiments.control.spec import ControlSpec
 from embodiments.feetech.errors import BusError
-from firmware_bridge.safety import Cause, Clock, Event, State, Torque
+from firmware_bridge.safety import Cause, Clock, State, Torque
 
 RELEASED, NOT_ATTACHED, UNCONFIRMED = 0, 3, 4
 RELEASE_ATTEMPTS = 3

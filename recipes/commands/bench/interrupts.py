@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGKILL at random instants: does anything move?
+"""Ctrl-C and SIGKILL at random instants: whether anything moves.
 
 The program connects to a simulated arm, arms it, moves it, parks it and disconnects, over and over. Ctrl-C is
 typed through a terminal of its own, so the whole foreground process group gets it. Judged at the motors: at
