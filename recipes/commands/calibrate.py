@@ -1,4 +1,4 @@
-"""Measure what a policy needs to know about itself at run time, and store it with the policy.
+"""Measure what a policy must know about itself at run time; store it.
 
 --imagine-rate R lets the policy decide when to imagine: it is rolled out without, and the threshold is set so
 that a share R of its plans, those that break most with the plan before, would be made again with a future.
