@@ -16,7 +16,9 @@ from types import TracebackType
 
 # Run in a new session: takes the terminal on its input as its own, then becomes the program.
 TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    # Whoever runs this in the background ignores Ctrl-C, and a program inherits that.
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
 CTRL_C = b"\x03"
