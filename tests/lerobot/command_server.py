@@ -19,6 +19,8 @@ def run(command: str, arguments: list[str]) -> dict:
     output, handlers = io.StringIO(), signal.getsignal(signal.SIGINT)
     sys.argv = [f"lerobot-{command}", *arguments]
     code = 0
+    # A command imports plugins once, after its own modules: what it can use is registered then.
+    sys.modules.pop("lerobot_policy_hybrid", None)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             importlib.import_module(f"lerobot.scripts.lerobot_{command}").main()

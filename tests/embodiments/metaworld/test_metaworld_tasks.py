@@ -61,7 +61,7 @@ def test_workers_import_neither_torch_nor_lerobot() -> None:
     code = (
         "import sys, embodiments.metaworld.tasks as t; t.task_description('reach-v3')\n"
         "assert 'mujoco' not in sys.modules and 'metaworld' not in sys.modules\n"
-        "import embodiments.metaworld.worker, embodiments.metaworld.vector, embodiments.metaworld.recording\n"
+        "import embodiments.metaworld.worker, embodiments.metaworld.vector\n"
         "assert 'mujoco' in sys.modules\n"
         "print([m for m in ('torch', 'lerobot', 'transformers') if m in sys.modules])"
     )
