@@ -21,6 +21,7 @@ from hybridpolicy.losses import (
     objects_loss,
     outcome_loss,
     step_weights,
+    token_validity,
     world_loss,
     world_skill,
 )
@@ -79,7 +80,7 @@ class Objective:
         if config.waypoint_weight > 0 and sample.waypoints is not None and context.state is not None:
             parts.append(self._waypoint_part(sample, context, shown.text))
         if config.outcome_weight > 0 and sample.outcome is not None:
-            parts.append(self._outcome_part(sample.outcome, noise, context, predicted.future, target))
+            parts.append(self._outcome_part(sample, noise, context, predicted.future, target))
         if config.objects_weight > 0:
             parts += self._privileged_parts(sample, context, shown.text)
         loss = torch.stack([value for value, _ in parts]).sum()
@@ -133,7 +134,7 @@ class Objective:
 
     def _outcome_part(
         self,
-        labelled: tuple[Tensor, Tensor],
+        sample: Sample,
         noise: CounterNoise,
         context: Context,
         imagined: Future | None,
@@ -149,8 +150,9 @@ class Objective:
             shown = Future(future.latents.detach(), state)
             done = torch.ones(context.size, device=context.latents.device)
             world = network.world_tokens(shown, done, context, self.embodiment)
-            prefix = network.streams.encode(world, world.new_ones(world.shape[:2], dtype=torch.bool), prefix)
-        loss = outcome_loss(network.outcome.logits(network.streams, prefix), *labelled)
+            real = token_validity(sample, context, self.config.tokens_per_view)  # padding is no future
+            prefix = network.streams.encode(world, real, prefix)
+        loss = outcome_loss(network.outcome.logits(network.streams, prefix), *sample.outcome)
         return self.config.outcome_weight * loss, {"outcome_loss": float(loss.detach())}
 
     def _waypoint_part(self, sample: Sample, context: Context, shown: Tensor | None) -> Part:

@@ -94,6 +94,25 @@ def test_nobody_sees_the_outcome_token(make_policy, make_batch):
         plain.queries.evaluate(plain.context(batch))
 
 
+def test_the_padding_after_an_episode_is_not_judged(make_policy, make_batch):
+    """Of every sample the futures are padded: what stands there must not reach the heads."""
+    policy = make_policy(outcome_weight=1.0, state_dropout=0.0, camera_dropout=0.0, text_dropout=0.0).train()
+    batch = labelled(make_batch(6), torch.rand(6, 3))
+    observed = [key for key in batch if key.startswith("observation.")]
+    for key in observed:
+        pad = torch.zeros(6, 3, dtype=torch.bool)
+        pad[:, 1:] = True
+        batch[f"{key}_is_pad"] = pad
+    other = dict(batch)
+    for key in observed:
+        other[key] = batch[key].clone()
+        other[key][:, 1:] = torch.rand_like(batch[key][:, 1:])
+    for step in range(12):  # moment alone, true future and imagined one all occur
+        policy.train_step.fill_(step)
+        first, second = (policy.forward(b)[1]["outcome_loss"] for b in (batch, other))
+        assert first == pytest.approx(second, abs=1e-6)
+
+
 # -- planner
 @pytest.fixture
 def planning(make_policy, make_batch):
@@ -206,6 +225,11 @@ def test_what_cannot_be_planned_is_refused(make_policy, fields, settings, messag
         Planner(policy.queries, PlannerSettings(**({"candidates": 4} | settings)))
 
 
-def test_one_regressed_candidate_may_be_judged(make_policy):
+def test_one_regressed_candidate_may_be_judged(make_policy, make_batch):
     policy = make_policy(coupling="joint", outcome_weight=1.0).eval()
-    Planner(policy.queries, PlannerSettings(candidates=1))
+    context = policy.context(make_batch(2, 0))
+    planner = Planner(policy.queries, PlannerSettings(candidates=1))
+    plan = planner.plan(context, lambda count: policy.acting_noise(count, torch.device("cpu")))
+    with torch.no_grad():
+        judged = policy.queries.evaluate(context, plan.future).score(0.0, 1.0)
+    torch.testing.assert_close(plan.scores[:, 0], judged, rtol=0, atol=1e-5)
