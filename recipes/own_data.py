@@ -161,15 +161,18 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
     samples = int(np.clip(PASSES * arm.frames, *SAMPLES))
     tag = arm.known.tag if arm.known else "arm"
     held_out = arm.episodes // HELD_OUT_SHARE
+    seen = tuple(range(arm.episodes - held_out)) if held_out else ()
     labelled = DatasetSource(
         root,
         repo_id,
         embodiment=tag,
-        episodes=tuple(range(arm.episodes - held_out)) if held_out else (),
+        episodes=seen,
         onset_share=ONSET_SHARE if len(arm.tasks) > 1 else 0.0,
         onset_frames=max(round(ONSET_S * arm.fps), 1),
     )
-    video = DatasetSource(root, repo_id, drop=("action", "observation.state", "task"), embodiment=tag)
+    video = DatasetSource(
+        root, repo_id, drop=("action", "observation.state", "task"), embodiment=tag, episodes=seen
+    )
     return TrainConfig(
         name="own_data",
         policy=HybridConfig(
