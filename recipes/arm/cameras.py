@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from recipes.arm.errors import CheckFailed
 
 FIRST_PICTURE_S = 10.0
-READ_ATTEMPTS = 5
-READ_AGAIN_S = 0.001
 
 
 class Look(NamedTuple):
@@ -96,7 +94,7 @@ class Cameras:
 def _newest(camera: Any) -> tuple[NDArray[np.uint8], int]:
     """A camera's newest picture and when it was taken."""
     if hasattr(camera, "latest"):  # a camera that knows what its source knows
-        frame = _latest_frame(camera)
+        frame = camera.latest()
         return frame.pixels, frame.source_ns // 1000
     with camera.frame_lock:  # LeRobot's reading threads: the picture and when it was read, taken together
         pixels, stamp_s = camera.latest_frame, camera.latest_timestamp
@@ -104,13 +102,3 @@ def _newest(camera: Any) -> tuple[NDArray[np.uint8], int]:
         raise CheckFailed(f"{camera}: no picture yet; look at its cable")
     # LeRobot stamps with perf_counter, which on every system of ours is CLOCK_MONOTONIC up to an offset.
     return pixels, time.monotonic_ns() // 1000 - round((time.perf_counter() - stamp_s) * 1e6)
-
-
-def _latest_frame(camera: Any) -> Any:
-    """The newest frame. While the source writes a frame's number, a reader may find none for an instant."""
-    for _ in range(READ_ATTEMPTS):
-        try:
-            return camera.latest()
-        except RuntimeError:
-            time.sleep(READ_AGAIN_S)
-    return camera.latest()
