@@ -12,16 +12,15 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from hybridpolicy.context import present
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.plan import MIX
 
 AXES = ["x.pos", "y.pos"]
 SIZE, CHUNK, OFFSETS = 32, 4, [2, 4]
 STEP = 0.2  # largest motion of one action, in a picture that is 2 wide
 # A tenth of what `joint` sees asks for the action between two given states.
-STEPS = {"joint": 1200, "cascaded": 900, "autoregressive": 600} | dict.fromkeys(
+STEPS = {"joint": 1800, "cascaded": 1800, "autoregressive": 600} | dict.fromkeys(
     ("vla", "representation", "features", "latent_plan"), 300
 )
-# Error of the inferred action as a share of that of a guess, after these few steps; 0 is perfect.
-INVERSE_ERROR = {"joint": 0.96, "cascaded": 0.8, "autoregressive": 0.5}
 DIRECTIONS = ("left", "right", "up", "down")
 
 
@@ -61,10 +60,12 @@ def trained():
     """(coupling) → the policy of that row, trained for half a minute at most."""
     policies = {}
 
-    def train(coupling):
-        if coupling not in policies:
-            policies[coupling] = _train(coupling)
-        return policies[coupling]
+    def train(coupling, inverse=MIX["inverse"]):
+        if (coupling, inverse) not in policies:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(MIX, "inverse", inverse)
+                policies[coupling, inverse] = _train(coupling)
+        return policies[coupling, inverse]
 
     return train
 
@@ -129,15 +130,15 @@ def test_the_forward_query_is_the_dynamics(trained, held_out, coupling):
 
 
 @pytest.mark.parametrize("coupling", ["joint", "cascaded", "autoregressive"])
-def test_the_inverse_query_is_nearer_to_the_action_than_a_guess(trained, held_out, coupling):
-    policy = trained(coupling)
+def test_the_inverse_query_recovers_the_action(trained, held_out, coupling):
+    # `joint` asks a tenth of its samples for it, too few for the steps of a test: here nearly half of them.
+    policy = trained("joint", inverse=0.9) if coupling == "joint" else trained(coupling)
     context, future, noise = ask(policy, held_out)
     moved = (held_out["observation.state"][:, -1] - held_out["observation.state"][:, 0]) * 0.4 / STEP
     with torch.no_grad():
         inferred = policy.queries.infer_actions(context, future, noise).sum(dim=1)
         guessed = policy.queries.act(context, noise).sum(dim=1)
-    share = float((inferred - moved).abs().mean()) / float((guessed - moved).abs().mean())
-    assert share < INVERSE_ERROR[coupling]
+    assert float((inferred - moved).abs().mean()) < 0.5 * float((guessed - moved).abs().mean())
 
 
 @pytest.mark.parametrize("coupling", ["vla", "representation", "joint", "cascaded", "features", "latent_plan",
