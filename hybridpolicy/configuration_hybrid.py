@@ -12,6 +12,7 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
 from hybridpolicy.couplings import COUPLINGS, IMAGINE_MODES
 from hybridpolicy.errors import ConfigurationError, allowed
+from hybridpolicy.optional_keys import KINDS, VectorKey, check_columns, check_declaration, kind_of, vectors_of
 
 LAWS = ("regress", "flow")
 CONVENTIONS = ("absolute", "relative")
@@ -101,6 +102,13 @@ class HybridConfig(PreTrainedConfig):
     # asked. The eyes are learned from this; it needs no label but the arm's own recording.
     waypoint_offsets: list[int] = field(default_factory=list)
     waypoint_weight: float = 0.0
+    # Frames ahead at which the goal readout must tell, cell by cell, how the picture will have changed: where
+    # the arm arrives is what was asked. It needs no label but the video.
+    change_offsets: list[int] = field(default_factory=list)
+    change_weight: float = 0.0
+    # Two instructions may not become more alike than their words. Otherwise, before the eyes tell colours
+    # apart, the goal unlearns which colour was said: nothing depends on it yet.
+    goal_spread_weight: float = 1.0
     outcome_weight: float = 0.0  # loss of the heads progress, success and risk; 0: there are none
     objects_weight: float = 0.0  # loss on privileged object positions; 0 switches it off
     objects_count: int = 0
@@ -114,6 +122,17 @@ class HybridConfig(PreTrainedConfig):
 
     # -- adapter (LoRA on the action stream)
     lora_rank: int = 8
+
+    # -- optional context by name (docs/context.md): goal_image, quality, camera_pose, past, or <name> of any
+    # column observation.<name>. What is named and not in a batch is absent; training hides it now and then.
+    optional_context: list[str] = field(default_factory=list)
+    quality: float | None = 1.0  # asked for at run time, in the units of the column; None asks for nothing
+    past_offsets: list[int] = field(default_factory=list)  # e.g. [-8, -4]
+    goal_image_dropout: float = 0.5
+    quality_dropout: float = 0.1
+    camera_pose_dropout: float = 0.1
+    past_dropout: float = 0.3
+    low_dim_dropout: float = 0.05  # of each named column
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +150,7 @@ class HybridConfig(PreTrainedConfig):
         self._check_lengths()
         self._check_shares()
         self._check_normalisation()
+        check_declaration(self)
 
     def check_threshold(self, imagine: str) -> None:
         """Raises `ConfigurationError` if `imagine` needs a threshold and there is none."""
@@ -198,8 +218,14 @@ class HybridConfig(PreTrainedConfig):
             )
 
     def _check_shares(self) -> None:
-        self._check_waypoints()
-        for name in ("world_share", "text_dropout", "state_dropout", "camera_dropout", "rtc_share"):
+        self._check_ahead("waypoint", self.waypoint_offsets, self.waypoint_weight)
+        self._check_ahead("change", self.change_offsets, self.change_weight)
+        if self.goal_spread_weight < 0:
+            raise ConfigurationError(
+                f"hybrid: goal_spread_weight = {self.goal_spread_weight}; must be 0 or more"
+            )
+        dropouts = ("text", "state", "camera", *KINDS)
+        for name in ("world_share", "rtc_share", *(f"{kind}_dropout" for kind in dropouts)):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigurationError(f"hybrid: {name} = {getattr(self, name)}; allowed 0 … 1")
         if self.outcome_weight < 0:
@@ -215,16 +241,17 @@ class HybridConfig(PreTrainedConfig):
                 "the number of object slots in the column privileged.objects"
             )
 
-    def _check_waypoints(self) -> None:
-        offsets = list(self.waypoint_offsets)
+    @staticmethod
+    def _check_ahead(what: str, given: list[int], weight: float) -> None:
+        offsets = list(given)
         if offsets != sorted(set(offsets)) or (offsets and offsets[0] < 1):
             raise ConfigurationError(
-                f"hybrid: waypoint_offsets = {offsets}; give strictly increasing frame counts from 1, "
+                f"hybrid: {what}_offsets = {offsets}; give strictly increasing frame counts from 1, "
                 "e.g. [4, 8, 12, 16, 20]"
             )
-        if self.waypoint_weight < 0 or (self.waypoint_weight > 0 and not offsets):
+        if weight < 0 or (weight > 0 and not offsets):
             raise ConfigurationError(
-                f"hybrid: waypoint_weight = {self.waypoint_weight} with waypoint_offsets = {offsets}; give a "
+                f"hybrid: {what}_weight = {weight} with {what}_offsets = {offsets}; give a "
                 "weight of 0 or more, and offsets with a weight above 0"
             )
 
@@ -239,7 +266,9 @@ class HybridConfig(PreTrainedConfig):
     # -- LeRobot's contract
     @property
     def observation_delta_indices(self) -> list[int]:
-        return [0, *self.world_offsets] if COUPLINGS[self.coupling].world else [0]
+        """The present, the future, the past: in this order."""
+        future = self.world_offsets if COUPLINGS[self.coupling].world else []
+        return [0, *future, *self.past_offsets]
 
     @property
     def action_delta_indices(self) -> list[int]:
@@ -264,6 +293,7 @@ class HybridConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"hybrid: no `action` among the outputs {sorted(self.output_features or {})}"
             )
+        check_columns(self)
 
     def get_optimizer_preset(self) -> AdamWConfig:
         return AdamWConfig(
@@ -290,6 +320,15 @@ class HybridConfig(PreTrainedConfig):
     def asked_size(self) -> int:
         """Numbers the goal readout finds in one observation, all views together."""
         return len(self.cameras) * self.num_keypoints * (2 + self.keypoint_features)
+
+    @property
+    def vectors(self) -> list[VectorKey]:
+        """Vectors of the optional context, in the order declared."""
+        return vectors_of(self)
+
+    def optional_dropout(self, entry: str) -> float:
+        """Share of samples in which training hides an entry of the optional context."""
+        return getattr(self, f"{kind_of(entry)}_dropout")
 
     @property
     def state_size(self) -> int:

@@ -28,6 +28,12 @@ class PixelDecoder(nn.Module):
         return torch.sigmoid(F.interpolate(self.out(x), self.image_size, mode="bilinear"))
 
 
+def of_view(latents: Tensor, cameras: tuple[str, ...], camera: str, tokens: int) -> Tensor:
+    """(..., V·P, F) → (..., P, F) of one view."""
+    start = cameras.index(camera) * tokens
+    return latents[..., start : start + tokens, :]
+
+
 def train_decoder(
     latents: Tensor, frames: Tensor, steps: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0
 ) -> PixelDecoder:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.optional_keys import QUALITY
 from hybridpolicy.statistics import mean_std
 
 
@@ -45,6 +46,17 @@ class Embodiment(nn.Module):
             self.register_buffer(f"{name}_mean", torch.full((size,), torch.nan))
             self.register_buffer(f"{name}_std", torch.full((size,), torch.nan))
         self.register_buffer("relative_std", torch.full((config.chunk_size, actions), torch.nan))
+        vectors = config.vectors
+        foretold = [v for v in vectors if v.foretold]
+        self.vectors_in = nn.ModuleDict({v.name: nn.Linear(v.size, width) for v in vectors})
+        self.vectors_future_in = nn.ModuleDict({v.name: nn.Linear(v.size, width) for v in foretold})
+        self.vectors_future_out = nn.ModuleDict({v.name: nn.Linear(width, v.size) for v in foretold})
+        for out in self.vectors_future_out.values():  # it begins with copying
+            nn.init.zeros_(out.weight)
+            nn.init.zeros_(out.bias)
+        self._quality = next((v for v in vectors if v.entry == QUALITY), None)
+        if self._quality:
+            self.register_buffer("quality_scale", torch.full((2,), torch.nan))  # mean, deviation
 
     @torch.no_grad()
     def set_statistics(self, stats: dict[str, dict[str, Any]], relative_std: Tensor | None) -> None:
@@ -56,12 +68,15 @@ class Embodiment(nn.Module):
         mean, std = mean_std(stats, "action", self.action_mean.numel())
         self.action_mean.copy_(mean)
         self.action_std.copy_(std)
+        if self._quality:
+            self.quality_scale.copy_(torch.cat(mean_std(stats, self._quality.key, 1)))
         if relative_std is not None:
             self.relative_std.copy_(relative_std)
 
     def check_statistics(self) -> None:
         """Raises `ConfigurationError` if training or inference would run without statistics."""
-        needed = [self.action_mean, self.relative_std] if self.relative else [self.action_mean]
+        needed = [self.action_mean] + [self.relative_std] * self.relative
+        needed += [self.quality_scale] if self._quality else []
         if any(bool(torch.isnan(buffer).any()) for buffer in needed):
             raise ConfigurationError(
                 "hybrid: the policy has no dataset statistics; build it with dataset_stats (and dataset_meta "
@@ -75,7 +90,7 @@ class Embodiment(nn.Module):
                 "hybrid: action_convention = relative and the batch has no observation.state to be relative "
                 "to; give the state, or train with action_convention = absolute"
             )
-        physical = state * (self.state_std + 1e-8) + self.state_mean
+        physical = self.denormalise_state(state)
         return physical[:, : self.action_mean.numel()].unsqueeze(1)
 
     def read_waypoints(self, asked: Tensor, state: Tensor) -> Tensor:
@@ -86,6 +101,24 @@ class Embodiment(nn.Module):
     def normalise_state(self, physical: Tensor) -> Tensor:
         """(…, S) physical units → as the pipeline normalises states."""
         return (physical - self.state_mean) / (self.state_std + 1e-8)
+
+    def to_physical(self, chunk: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Network-convention chunk (B, T, A) and normalised state (B, S) → both in physical units."""
+        action = self.to_pipeline(chunk, state) * (self.action_std + 1e-8) + self.action_mean
+        return action, None if state is None else self.denormalise_state(state)
+
+    def from_physical(self, action: Tensor, state: Tensor | None) -> Tensor:
+        """Physical actions (B, T', A), normalised state (B, S) at chunk time → the network's convention."""
+        return self.to_network((action - self.action_mean) / (self.action_std + 1e-8), state)
+
+    def denormalise_state(self, state: Tensor) -> Tensor:
+        """The inverse of `normalise_state`."""
+        return state * (self.state_std + 1e-8) + self.state_mean
+
+    def normalise_quality(self, quality: float) -> Tensor:
+        """A quality in the units of its column → as the pipeline normalises it, a scalar."""
+        mean, std = self.quality_scale
+        return (quality - mean) / (std + 1e-8)
 
     def to_network(self, action: Tensor, state: Tensor | None) -> Tensor:
         """Pipeline-normalised actions (B, T', A), state (B, S) at chunk time → what the network predicts.

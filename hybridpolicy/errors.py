@@ -6,7 +6,6 @@
         ├── DatasetError             a dataset that is missing, unreadable, or lacks a column or camera
         │   └── CacheError           decoded frames could not be written or read back
         ├── CheckpointError          a checkpoint that is missing, half-written, altered, or of another run
-        ├── StatisticsError          also ValueError: normalisation statistics missing or not finite
         ├── QueryError               also ValueError: a question this coupling was not trained to answer
         ├── AdapterError             an adapter of another base, embodiment or shape
         └── NonFiniteError           also ArithmeticError: NaN or infinity in a batch, a loss or a gradient
@@ -37,10 +36,6 @@ class CacheError(DatasetError):
 
 class CheckpointError(HybridPolicyError):
     """A checkpoint that is missing, half-written, altered, or of another run."""
-
-
-class StatisticsError(HybridPolicyError, ValueError):
-    """Normalisation statistics that are missing or not finite."""
 
 
 class QueryError(HybridPolicyError, ValueError):

@@ -76,13 +76,21 @@ class KeypointReadout(nn.Module):
 
     def forward(self, feature_map: Tensor, goal: Tensor | None = None) -> Tensor:
         """(N, C, h, w), goal (N, goal_width) → (N, P, size)."""
+        return self.point(self.look(feature_map, goal))
+
+    def look(self, feature_map: Tensor, goal: Tensor | None = None) -> Tensor:
+        """(N, C, h, w), goal (N, goal_width) → (N, C, h, w): the map as the goal modulates it."""
         mixed = self.mix(F.relu(feature_map))
         if self.film is not None and goal is not None:
             scale, shift = self.film(goal)[..., None, None].chunk(2, dim=1)
             mixed = mixed * (1.0 + scale) + shift
-        maps = self.heads(F.relu(mixed)).flatten(2).float()
+        return F.relu(mixed)
+
+    def point(self, looked: Tensor) -> Tensor:
+        """What `look` gives → (N, P, size)."""
+        maps = self.heads(looked).flatten(2).float()
         heat = maps[:, : self.keypoints].softmax(dim=-1)
-        height, width = feature_map.shape[-2:]
+        height, width = looked.shape[-2:]
         ys = torch.linspace(-1.0, 1.0, height, device=heat.device).repeat_interleave(width)
         xs = torch.linspace(-1.0, 1.0, width, device=heat.device).repeat(height)
         values = torch.cat((torch.stack((xs, ys)).expand(len(maps), 2, -1), maps[:, self.keypoints :]), dim=1)

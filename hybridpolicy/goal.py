@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -201,6 +202,13 @@ class GoalEncoder(nn.Module):
                 "words of the tasks it was trained on",
                 sorted(fresh),
             )
+
+    def word_bags(self, texts: list[str]) -> Tensor:
+        """(B texts) → (B, vocabulary) which tokens each holds, of unit length: alike as far as words are."""
+        tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
+        bags = torch.zeros(len(texts), len(self.tokenizer))
+        bags.scatter_(1, tokens["input_ids"], tokens["attention_mask"].float())
+        return F.normalize(bags, dim=1).to(self.queries.device)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes the tokenizer beside the weights, so that a checkpoint is whole on another machine."""

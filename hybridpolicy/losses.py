@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridpolicy.context import Sample
-from hybridpolicy.network import Context, Future
+from hybridpolicy.future import Future
+from hybridpolicy.network import Context
 
 
 def masked_mean(value: Tensor, valid: Tensor) -> Tensor:
@@ -57,6 +58,17 @@ def world_loss(predicted: Future, target: Future, now: Future, valid: Tensor, we
     return loss
 
 
+def vector_losses(
+    predicted: Future, target: Future, now: Future, valid: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """The same of each named column, {name: scalar}. valid: (B, H) bool, real samples that carry the loss."""
+    scale, seen = weight[:, None, None], valid.unsqueeze(-1)
+    return {
+        name: _share_of_change(value, target.vectors[name], now.vectors[name], seen, scale)
+        for name, value in predicted.vectors.items()
+    }
+
+
 def _share_of_change(predicted: Tensor, target: Tensor, now: Tensor, valid: Tensor, scale: Tensor) -> Tensor:
     change = masked_mean((target - now).square(), valid).clamp_min(1e-3)
     return masked_mean((predicted - target).square() * scale, valid) / change
@@ -86,10 +98,12 @@ def frame_validity(frame_valid: dict[str, Tensor], context: Context, tokens: int
 
 
 def token_validity(sample: Sample, context: Context, tokens: int) -> Tensor:
-    """(B, H·(V·P [+ 1])) bool in W's token order: real frames, and the states beside them."""
+    """(B, H·tokens_per_offset) bool in W's order: real frames, and states and vectors beside them."""
     valid = frame_validity(sample.frame_valid, context, tokens)
     if sample.state_valid is not None:
         valid = torch.cat((valid, sample.state_valid[:, 1:, None]), dim=2)
+    for name in context.vectors:
+        valid = torch.cat((valid, sample.vector_valid[name][:, 1:, None]), dim=2)
     return valid.flatten(1)
 
 
@@ -101,6 +115,33 @@ def objects_loss(predicted: Tensor, positions: Tensor, present: Tensor) -> Tenso
     """
     error = (predicted.view_as(positions).float() - positions * 10.0).abs()
     return masked_mean(error, present.unsqueeze(-1))
+
+
+def goal_spread_loss(goals: Tensor, bags: Tensor) -> Tensor:
+    """Scalar: squared excess of the cosine of two goals over that of their words, summed over others, a mean.
+
+    Args:
+        goals: (B, G·D), zero where the text is hidden. bags: (B, vocabulary) of unit length.
+    """
+    goals = F.normalize(goals.float(), dim=1)
+    excess = F.relu(goals @ goals.T - bags @ bags.T - 1e-5)
+    return excess.square().sum() / len(goals)
+
+
+def change_loss(said: Tensor, now: Tensor, ahead: Tensor, valid: Tensor) -> Tensor:
+    """Scalar: squared error of the change that was foretold, as a share of the change there was.
+
+    Args:
+        said: (B, 3n, h, w), in tenths of the brightness range. now: (B, 3, H, W). ahead: (B, n, 3, H, W).
+        valid: (B,) bool.
+    """
+    grid = said.shape[-2:]
+    before = F.adaptive_avg_pool2d(now, grid).unsqueeze(1)
+    after = F.adaptive_avg_pool2d(ahead.flatten(0, 1), grid).unflatten(0, ahead.shape[:2])
+    change = 10.0 * (after - before).flatten(1, 2)
+    shown = valid[:, None, None, None]
+    scale = masked_mean(change.square(), shown).clamp_min(1e-4)
+    return masked_mean((said.float() - change).square(), shown) / scale
 
 
 def outcome_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
-from hybridpolicy.context import Sample, present
+from hybridpolicy.context import Sample, check_normalised, num_given, present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import CheckpointError, ConfigurationError, NonFiniteError
 from hybridpolicy.fingerprint import fingerprint
 from hybridpolicy.flow import CounterNoise
+from hybridpolicy.measure import measure_queries
 from hybridpolicy.network import Context, HybridNetwork
 from hybridpolicy.objective import Objective
+from hybridpolicy.optional import Memory, absent_entries
+from hybridpolicy.optional_keys import QUALITY
 from hybridpolicy.queries import Queries
 from hybridpolicy.rate import RateWatch
 from hybridpolicy.statistics import relative_action_std
@@ -124,20 +128,32 @@ class HybridPolicy(PreTrainedPolicy):
         return objective(sample, step, labelled, future)
 
     def _report_missing_labels(self, sample: Sample) -> None:
-        """Says once which auxiliary losses this data cannot train; a real arm knows no object positions."""
+        """Says once what this data cannot train: auxiliary losses (a real arm knows no object positions), and
+        optional context.
+        """
         self._labels_checked = True
         config = self.config
         wanted = (
             ("waypoint_weight", "waypoints", sample.waypoints, "`hybridpolicy train` gives them"),
+            ("change_weight", "frames ahead", sample.ahead or None, "`hybridpolicy train` gives them"),
             ("outcome_weight", "outcome.labels", sample.outcome, "set DatasetSource.outcomes"),
             ("objects_weight", "privileged.objects", sample.objects, "a simulator's recording has it"),
         )
+        for entry in absent_entries(sample, config):
+            logger.warning(
+                "hybrid: optional_context names %s, and the batches hold nothing of it: it stays absent "
+                "(docs/context.md says what brings it)", entry,
+            )  # fmt: skip
         for name, key, value, where in wanted:
             if getattr(config, name) > 0 and value is None:
                 logger.warning(
                     "hybrid: %s = %g, and the batches hold no %s: training goes on without that loss (%s)",
                     name, getattr(config, name), key, where,
                 )  # fmt: skip
+
+    def measure(self, batch: dict[str, Any]) -> dict[str, float]:
+        """What each query gets wrong on a held-out batch; keys in `measure`."""
+        return measure_queries(self, batch)
 
     def update(self) -> None:
         """After every optimizer step: the target frame encoder follows, the noise counter advances."""
@@ -170,9 +186,10 @@ class HybridPolicy(PreTrainedPolicy):
         """Forgets queued actions and restarts the noise counter: the same episode acts the same way."""
         self._queue: deque[Tensor] = deque()
         self._acts = 0
+        self._memory = Memory(self.config.past_offsets)
         self._last_plan: Tensor | None = None
         self.last_disagreement: Tensor | None = None  # (B,) of the last plan with the one before
-        self.imagined_share = 0.0  # of the last chunks, under imagine = on_uncertainty
+        self.last_imagined: Tensor | None = None  # (B,) bool: the last plan was made with a future
         self._rate.restart()
 
     def supports_rtc(self) -> bool:
@@ -181,9 +198,31 @@ class HybridPolicy(PreTrainedPolicy):
     @torch.no_grad()
     def context(self, batch: dict[str, Any]) -> Context:
         """Encodes an observation once, for any number of queries."""
-        sample = present(batch, self.config, check_range=not self._checked)
+        sample = self._asking(present(batch, self.config, check_range=not self._checked))
         self._checked = True
-        return self.network.encode_context(sample, self.embodiment)
+        return self.network.encode_context(sample, self.embodiment, past=self._memory.recall(sample.size))
+
+    @torch.no_grad()
+    def observe(self, batch: dict[str, Any], elapsed: int | None = None) -> Context:
+        """The context a plan starts from. It is remembered, and part of the past of later plans.
+
+        Args:
+            elapsed: control ticks since the last plan; None: `n_action_steps`.
+        """
+        self._memory.advance(self.config.n_action_steps if elapsed is None else elapsed)
+        context = self.context(batch)
+        views = context.latents.split(self.config.tokens_per_view, dim=1)
+        self._memory.store(dict(zip(context.cameras, views, strict=True)), context.state)
+        return context
+
+    def _asking(self, sample: Sample) -> Sample:
+        """The sample with the quality that is asked for, where the batch says none."""
+        wanted = next((v.name for v in self.config.vectors if v.entry == QUALITY), None)
+        if wanted is None or wanted in sample.vectors or self.config.quality is None:
+            return sample
+        quality = self.embodiment.normalise_quality(self.config.quality)
+        check_normalised(f"quality = {self.config.quality:g}", quality)
+        return replace(sample, vectors=sample.vectors | {wanted: quality.expand(sample.size, 1, 1)})
 
     def acting_noise(self, count: int, device: torch.device) -> CounterNoise:
         """Noise of the next query: a function of the seed and of how many were asked since `reset`."""
@@ -196,6 +235,7 @@ class HybridPolicy(PreTrainedPolicy):
         batch: dict[str, Any],
         inference_delay: int | None = None,
         prev_chunk_left_over: Tensor | None = None,
+        elapsed: int | None = None,
         **_: Any,
     ) -> Tensor:
         """Returns a chunk (B, T, A) in pipeline units.
@@ -204,9 +244,13 @@ class HybridPolicy(PreTrainedPolicy):
             inference_delay: actions that will be executed before this chunk arrives, in control ticks.
             prev_chunk_left_over: (n, A) or (B, n, A) pipeline units, what the previous chunk still holds;
                 its first `inference_delay` actions are kept as they are (training-time real-time chunking).
+            elapsed: control ticks since the last chunk was asked for; None: as many as were left over tell,
+                else `n_action_steps`. Only for a policy that is shown its past.
         """
         self.embodiment.check_statistics()
-        context = self.context(batch)
+        if elapsed is None and prev_chunk_left_over is not None:
+            elapsed = self.config.chunk_size - num_given(prev_chunk_left_over)
+        context = self.observe(batch, elapsed)
         clean = None
         if prev_chunk_left_over is not None and inference_delay:
             clean = self._committed(prev_chunk_left_over, inference_delay, context)
@@ -214,6 +258,8 @@ class HybridPolicy(PreTrainedPolicy):
         on_demand = self.config.imagine == "on_uncertainty"
         chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
         self.last_disagreement = self.disagreement(chunk)
+        always = self.config.imagine == "always"
+        self.last_imagined = torch.full((len(chunk),), always, dtype=torch.bool, device=chunk.device)
         if on_demand:
             chunk = self._imagine_where_doubtful(chunk, context, noise, clean)
         self._last_plan = chunk
@@ -231,8 +277,7 @@ class HybridPolicy(PreTrainedPolicy):
         self, chunk: Tensor, context: Context, noise: CounterNoise, clean: Tensor | None
     ) -> Tensor:
         """Plans again, with a future, where the plan breaks with what the last one promised."""
-        doubtful = self.last_disagreement > self.config.imagine_threshold
-        self.imagined_share = float(doubtful.float().mean())
+        self.last_imagined = doubtful = self.last_disagreement > self.config.imagine_threshold
         if not bool(doubtful.any()):
             return chunk
         return torch.where(doubtful[:, None, None], self._act(context, noise, clean, "always"), chunk)
@@ -250,10 +295,7 @@ class HybridPolicy(PreTrainedPolicy):
 
     def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
         left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over
-        # LeRobot pads what is left to a fixed length with zeros; read as actions they are the mean posture.
-        filled = left_over.ne(0).any(dim=2).any(dim=0).nonzero()
-        given = int(filled[-1]) + 1 if len(filled) else 0
-        count = min(delay, self.config.rtc_max_delay, given)
+        count = min(delay, self.config.rtc_max_delay, num_given(left_over))
         if count < 1:
             return None
         committed = left_over[:, :count].to(context.latents.device).expand(context.size, -1, -1)

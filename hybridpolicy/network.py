@@ -1,7 +1,8 @@
 """The network: context, future and chunk tokens over two streams.
 
 Legend: B batch, V views present, P tokens a view, F latent size, H future offsets, T chunk, D width.
-Token order of W: for each offset, the views' latent tokens, then one state token (if there is a state).
+Token order of W: for each offset, the views' latent tokens, then one state token (if there is a state), then
+one token per named column that is foretold.
 """
 
 from dataclasses import dataclass
@@ -10,29 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.context import Sample
+from hybridpolicy.context import EVERYTHING, Sample, Shown
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.frames import FrameStack, KeypointReadout, normalise_latents
+from hybridpolicy.future import Future
 from hybridpolicy.goal import GoalEncoder
+from hybridpolicy.optional import Moments, OptionalContext, Projections
+from hybridpolicy.optional_keys import GOAL_IMAGE, PAST
 from hybridpolicy.outcome import OutcomeHeads
 from hybridpolicy.plan import TrainingPlan
 from hybridpolicy.streams import Prefix, TwoStreams, extend
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the context of each sample may hold, (B,) bool each; None shows all there is.
-
-    Training hides text, state or a camera now and then, so that one that is absent at run time is familiar.
-    """
-
-    text: Tensor | None = None
-    state: Tensor | None = None
-    cameras: dict[str, Tensor] | None = None
-
-
-EVERYTHING = Shown()
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,9 @@ class Context:
         asked: (B, V·P, F) what the goal readout found, with gradient.
         cameras: views present, in token order.
         state: (B, S) normalised, or None.
+        vectors: {name: (B, S)} named columns that are foretold, normalised.
+        goal: (B, G·D) what the goal readout was told, zero where the text is hidden or absent; with gradient.
+        looked: {camera: (B, C, h, w)} the maps it found `asked` on, with gradient.
     """
 
     prefix: Prefix
@@ -55,6 +47,9 @@ class Context:
     asked: Tensor
     cameras: tuple[str, ...]
     state: Tensor | None
+    vectors: dict[str, Tensor]
+    goal: Tensor
+    looked: dict[str, Tensor]
 
     @property
     def size(self) -> int:
@@ -62,8 +57,13 @@ class Context:
 
     @property
     def tokens_per_offset(self) -> int:
-        """World tokens at one future offset: the views' latents and, if there is a state, one more."""
-        return self.latents.shape[1] + (self.state is not None)
+        """World tokens at one future offset: the views' latents, and one for the state and each vector."""
+        return self.latents.shape[1] + (self.state is not None) + len(self.vectors)
+
+    @property
+    def now(self) -> Future:
+        """The future if nothing changes, at one offset: what copying predicts."""
+        return Future(self.latents, self.state, self.vectors).each(lambda x: x.unsqueeze(1))
 
     def repeat(self, count: int) -> "Context":
         """Each observation `count` times in a row, (B·count, …): for candidates that share it."""
@@ -80,35 +80,24 @@ class Context:
         )
         state = None if self.state is None else many(self.state)
         return Context(
-            prefix, many(self.latents), many(self.online_latents), many(self.asked), self.cameras, state
-        )
-
-
-@dataclass(frozen=True)
-class Future:
-    """A future at H offsets: latents (B, H, V·P, F) and normalised state (B, H, S) or None."""
-
-    latents: Tensor
-    state: Tensor | None
-
-    def at(self, index: int) -> "Future":
-        """The future at one of its offsets alone, H = 1."""
-        one = slice(index, index + 1)
-        return Future(self.latents[:, one], None if self.state is None else self.state[:, one])
-
-    @classmethod
-    def join(cls, parts: "list[Future]") -> "Future":
-        """One future of the offsets of all `parts`, in order."""
-        states = [part.state for part in parts if part.state is not None]
-        return cls(
-            torch.cat([part.latents for part in parts], dim=1), torch.cat(states, 1) if states else None
+            prefix,
+            many(self.latents),
+            many(self.online_latents),
+            many(self.asked),
+            self.cameras,
+            state,
+            {name: many(x) for name, x in self.vectors.items()},
+            many(self.goal),
+            {name: many(x) for name, x in self.looked.items()},
         )
 
 
 def _token_mask(tokens: Tensor, seen: Tensor | None) -> Tensor:
-    """(B, N, D) tokens of samples that are `seen` (B,) → (B, N) bool."""
+    """(B, N, D) tokens that are `seen`, (B,) or (B, N) → (B, N) bool."""
     mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    return mask if seen is None else mask & seen[:, None]
+    if seen is None:
+        return mask
+    return mask & (seen[:, None] if seen.ndim == 1 else seen)
 
 
 def _positions(*shape: int) -> nn.Parameter:
@@ -151,9 +140,13 @@ class HybridNetwork(nn.Module):
         nn.init.zeros_(self.latent_out.bias)
         if config.outcome_weight > 0:
             self.outcome = OutcomeHeads(width)
+        if config.change_weight > 0:
+            channels, moments = config.frame_channels, len(config.change_offsets)
+            self.change_out = nn.ModuleDict({name: nn.Conv2d(channels, 3 * moments, 1) for name in cameras})
         if config.objects_weight > 0:
             self.objects_out = nn.Linear(len(cameras) * tokens * size, 2 * config.objects_count)
             self.target_out = nn.Linear(len(cameras) * tokens * size, 2)
+        self.optional = OptionalContext(config)
 
     @property
     def trains_frames(self) -> bool:
@@ -176,37 +169,73 @@ class HybridNetwork(nn.Module):
         embodiment: Embodiment,
         shown: Shown = EVERYTHING,
         with_reference: bool = True,
+        moment: Tensor | None = None,
+        past: Moments | None = None,
     ) -> Context:
         """Runs the context tokens once.
 
         Args:
             shown: what of each sample is shown; the rest is seen by no token.
             with_reference: in training, also encode the frames with the target weights; only W needs that.
+            moment: (B, V·P, F) an imagined moment's latents, instead of what the frames' encoding would say;
+                the goal readout still looks at the frames.
+            past: what the policy remembers, where the sample itself does not bring it.
         """
         now = {name: frames[:, 0] for name, frames in sample.frames.items()}
         online_pass = self.training and self.trains_frames
         runtime = self.frames if online_pass else self.target_frames
         maps, latents = runtime(now)
+        if moment is not None:
+            latents = dict(zip(now, moment.split(self.config.tokens_per_view, dim=1), strict=True))
         online = torch.cat([latents[name] for name in now], dim=1)
         frozen = normalise_latents(online.detach())
         if online_pass and with_reference:
             frozen = self._target_latents(now)
         tokens, text_visible, goal = self._goal_tokens(sample, shown.text)
         visible = [] if not tokens else [(tokens[0], text_visible)]
-        asked = {name: self.goal_readout[name](maps[name], goal) for name in now}
+        looked = {name: self.goal_readout[name].look(maps[name], goal) for name in now}
+        asked = {name: self.goal_readout[name].point(looked[name]) for name in now}
         for name in now:
-            view = self.view_position[name]
-            latent = self.latent_in(normalise_latents(latents[name]))
-            tokens = [latent + view[0], self.goal_latent_in(asked[name]) + view[1]]
+            looks = self.goal_latent_in(asked[name]) + self.view_position[name][1]
+            tokens = [self._view_tokens(name, normalise_latents(latents[name])), looks]
             seen = None if shown.cameras is None else shown.cameras[name]
             visible += [(token, seen) for token in tokens]
         state = None if sample.state is None else sample.state[:, 0]
         if state is not None:
-            visible.append(((embodiment.state_in(state) + self.state_position).unsqueeze(1), shown.state))
+            visible.append((self._state_tokens(sample.state[:, :1], embodiment), shown.state))
+        projections = Projections(self._view_tokens, lambda states: self._state_tokens(states, embodiment))
+        moments = self._moments(sample, past)
+        visible += self.optional.tokens(sample, moments, shown, projections, embodiment)
         joined = torch.cat([token for token, _ in visible], dim=1)
         mask = torch.cat([_token_mask(token, seen) for token, seen in visible], dim=1)
         prefix = self.streams.encode(joined, mask)
-        return Context(prefix, frozen, online, torch.cat(list(asked.values()), dim=1), tuple(now), state)
+        found = torch.cat(list(asked.values()), dim=1)
+        vectors = {name: x[:, 0] for name, x in sample.vectors.items() if name in self.optional.mask}
+        return Context(prefix, frozen, online, found, tuple(now), state, vectors, goal, looked)
+
+    def _view_tokens(self, camera: str, latents: Tensor) -> Tensor:
+        """(…, P, F) normalised latents of one camera → (…, P, D)."""
+        return self.latent_in(latents) + self.view_position[camera][0]
+
+    def _state_tokens(self, states: Tensor, embodiment: Embodiment) -> Tensor:
+        """(…, S) → (…, D)."""
+        return embodiment.state_in(states) + self.state_position
+
+    def _moments(self, sample: Sample, past: Moments | None) -> dict[str, Moments]:
+        """Other moments than now by entry, those that are given. A goal may come as latents."""
+        given = {}
+        if sample.goal:
+            frames = {name: x for name, x in sample.goal.items() if x.ndim == 4}
+            latents = {n: x for n, x in sample.goal.items() if x.ndim == 3} | self._target_views(frames)
+            there = torch.ones(sample.size, 1, dtype=torch.bool, device=sample.index.device)
+            views = {name: x.unsqueeze(1) for name, x in latents.items()}
+            given[GOAL_IMAGE] = Moments(views, dict.fromkeys(views, there))
+        if sample.past is not None:
+            then = sample.past
+            flat = self._target_views({name: x.flatten(0, 1) for name, x in then.frames.items()})
+            latents = {name: x.unflatten(0, (sample.size, -1)) for name, x in flat.items()}
+            past = Moments(latents, then.frame_valid, then.state, then.state_valid)
+        return given if past is None else given | {PAST: past}
 
     def _goal_tokens(
         self, sample: Sample, text_visible: Tensor | None
@@ -229,9 +258,13 @@ class HybridNetwork(nn.Module):
         return [goal + self.goal_position], text_visible, goal.flatten(1)
 
     @torch.no_grad()
-    def _target_latents(self, frames: dict[str, Tensor]) -> Tensor:
+    def _target_views(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run-time latents of frames {camera: (N, 3, H, W)}, {camera: (N, P, F)}."""
         _, latents = self.target_frames(frames)
-        return normalise_latents(torch.cat(list(latents.values()), dim=1))
+        return {name: normalise_latents(x) for name, x in latents.items()}
+
+    def _target_latents(self, frames: dict[str, Tensor]) -> Tensor:
+        return torch.cat(list(self._target_views(frames).values()), dim=1)
 
     @torch.no_grad()
     def encode_future(self, sample: Sample) -> Future:
@@ -239,7 +272,8 @@ class HybridNetwork(nn.Module):
         count, times = sample.size, sample.times
         flat = {name: frames[:, 1:].flatten(0, 1) for name, frames in sample.frames.items()}
         latents = self._target_latents(flat).view(count, times - 1, -1, self.frames.size)
-        return Future(latents, None if sample.state is None else sample.state[:, 1:])
+        vectors = {name: x[:, 1:] for name, x in sample.vectors.items() if name in self.optional.mask}
+        return Future(latents, None if sample.state is None else sample.state[:, 1:], vectors)
 
     # -- tokens of the future and of the chunk
     def _time(self, tau: Tensor) -> Tensor:
@@ -249,25 +283,27 @@ class HybridNetwork(nn.Module):
     def world_tokens(
         self, x: Future, tau: Tensor, context: Context, embodiment: Embodiment, first: int = 0
     ) -> Tensor:
-        """Future x, of the offsets from number `first` on, at flow time tau (B,) → (B, H·(V·P + 1), D)."""
+        """Future x, of the offsets from number `first` on, at flow time tau (B,), → (B, Nw, D)."""
         views = torch.cat([self.view_position[name][0] for name in context.cameras])
-        tokens = self.latent_future_in(x.latents) + views
+        parts = [self.latent_future_in(x.latents) + views]
         if x.state is not None:
-            state = (embodiment.state_future_in(x.state) + self.state_position).unsqueeze(2)
-            tokens = torch.cat((tokens, state), dim=2)
+            parts.append((embodiment.state_future_in(x.state) + self.state_position).unsqueeze(2))
+        for name, value in x.vectors.items():
+            token = embodiment.vectors_future_in[name](value) + self.optional.position[name]
+            parts.append(token.unsqueeze(2))
+        tokens = torch.cat(parts, dim=2)
         positions = self.offset_position[first : first + x.latents.shape[1], None]
         tokens = tokens + positions + self._time(tau)[:, None, None]
         return tokens.flatten(1, 2)
 
     def read_world(self, output: Tensor, context: Context, embodiment: Embodiment) -> Future:
-        """World outputs (B, H·(V·P [+ 1]), D) → the predicted future, as a change from now; any H."""
+        """World outputs (B, H·tokens_per_offset, D) → the predicted future, as a change from now; any H."""
         output = output.unflatten(1, (-1, context.tokens_per_offset))
-        views = context.latents.shape[1]
-        latents = context.latents.unsqueeze(1) + self.latent_out(output[:, :, :views]).float()
-        if output.shape[2] == views:
-            return Future(latents, None)
-        state = context.state.unsqueeze(1) + embodiment.state_future_out(output[:, :, views]).float()
-        return Future(latents, state)
+        now, views = context.now, context.latents.shape[1]
+        latents, rest = self.latent_out(output[:, :, :views]), iter(output[:, :, views:].unbind(dim=2))
+        state = None if now.state is None else embodiment.state_future_out(next(rest)).float()
+        vectors = {name: embodiment.vectors_future_out[name](next(rest)).float() for name in now.vectors}
+        return now.beside(Future(latents.float(), state, vectors), torch.add)
 
     def action_tokens(self, x: Tensor, tau: Tensor, embodiment: Embodiment, first: int = 0) -> Tensor:
         """Actions x (B, N, A), of a chunk from position `first` on, at flow times tau (B, N) → (B, N, D)."""
@@ -275,11 +311,12 @@ class HybridNetwork(nn.Module):
         return embodiment.action_in(x) + positions + self._time(tau)
 
     def start_future(self, context: Context) -> Future:
-        """The fully masked future, mask tokens μ: (B, H, V·P, F) and (B, H, S)."""
+        """The fully masked future, mask tokens μ."""
         count, offsets = context.size, len(self.config.world_offsets)
         latents = self.latent_mask.expand(count, offsets, context.latents.shape[1], -1)
         state = None if context.state is None else self.state_mask.expand(count, offsets, -1)
-        return Future(latents, state)
+        vectors = {name: self.optional.mask[name].expand(count, offsets, -1) for name in context.vectors}
+        return Future(latents, state, vectors)
 
     def make_plan(self, context: Context, seen: Prefix) -> tuple[Prefix, Tensor]:
         """Plan tokens that see `seen`: the context's prefix with them alone added, their outputs (B, Q, D).

@@ -9,23 +9,27 @@ import torch
 from torch import Tensor
 
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.context import Sample
+from hybridpolicy.context import Sample, Shown
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.flow import CounterNoise, flow_weight
 from hybridpolicy.frames import collapse_penalty, normalise_latents
+from hybridpolicy.future import Future
 from hybridpolicy.losses import (
     action_loss,
+    change_loss,
     frame_validity,
+    goal_spread_loss,
     masked_mean,
     objects_loss,
     outcome_loss,
     step_weights,
     token_validity,
+    vector_losses,
     world_loss,
     world_skill,
 )
-from hybridpolicy.network import Context, Future, HybridNetwork, Shown
+from hybridpolicy.network import Context, HybridNetwork
 from hybridpolicy.passes import TrainingPass
 from hybridpolicy.plan import TrainingPlan, training_plan
 
@@ -34,16 +38,22 @@ Part = tuple[Tensor, dict[str, float]]
 
 
 def draw_shown(config: HybridConfig, noise: CounterNoise, sample: Sample) -> Shown:
-    """What each sample shows: now and then no text, no state, or one camera less (never the last one)."""
+    """What each sample shows: now and then no text, no state, an entry of the optional context or one camera
+    less (never the last one).
+    """
     text = noise.uniform("text", 1)[:, 0] >= config.text_dropout if sample.task is not None else None
     state = noise.uniform("state", 1)[:, 0] >= config.state_dropout if sample.state is not None else None
+    optional = {}
+    for number, entry in enumerate(config.optional_context):
+        drawn = noise.uniform("optional", len(config.optional_context))[:, number]
+        optional[entry] = drawn >= config.optional_dropout(entry)
     if len(sample.frames) < 2:
-        return Shown(text, state)
+        return Shown(text, state, optional=optional)
     dropped = noise.uniform("camera", 2)
     choice = (dropped[:, 1] * len(sample.frames)).long()
     hidden = dropped[:, 0] < config.camera_dropout
     cameras = {name: ~(hidden & (choice == view)) for view, name in enumerate(sample.frames)}
-    return Shown(text, state, cameras)
+    return Shown(text, state, cameras, optional)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,10 @@ class Objective:
             parts.append(self._world_part(sample, plan, context, predicted.future, target))
         if config.waypoint_weight > 0 and sample.waypoints is not None and context.state is not None:
             parts.append(self._waypoint_part(sample, context, shown.text))
+        if config.change_weight > 0 and sample.ahead:
+            parts.append(self._change_part(sample, context, shown.text))
+        if config.goal_spread_weight > 0 and sample.task is not None:
+            parts.append(self._goal_part(sample, context))
         if config.outcome_weight > 0 and sample.outcome is not None:
             parts.append(self._outcome_part(sample, noise, context, predicted.future, target))
         if config.objects_weight > 0:
@@ -101,11 +115,16 @@ class Objective:
         config = self.config
         frames = frame_validity(sample.frame_valid, context, config.tokens_per_view)
         valid = frames & plan.world_loss[:, None, None]
-        now = Future(context.latents.unsqueeze(1), None if target.state is None else sample.state[:, :1])
-        loss = world_loss(predicted, target, now, valid, flow_weight(plan.world_tau, config.world_law))
+        weight, carried = flow_weight(plan.world_tau, config.world_law), plan.world_loss[:, None]
+        loss = world_loss(predicted, target, context.now, valid, weight)
         with torch.no_grad():
             skill = world_skill(predicted.latents, target.latents, context.latents, valid)
         report = {"world_loss": float(loss.detach())}
+        if predicted.vectors:
+            real = torch.stack([sample.vector_valid[name][:, 1:] for name in predicted.vectors]).all(dim=0)
+            losses = vector_losses(predicted, target, context.now, real & carried, weight)
+            report |= {f"world_loss.{name}": float(x.detach()) for name, x in losses.items()}
+            loss = loss + 0.5 * torch.stack(list(losses.values())).mean()
         report |= {f"world_skill_{k}": s for k, s in zip(config.world_offsets, skill, strict=True)}
         if sample.size > 1:
             report["latent_deviation"] = float(context.latents.std(dim=0).min())
@@ -146,8 +165,7 @@ class Objective:
         if target is not None and choice < 2 / 3:
             future = imagined if imagined is not None and choice < 1 / 3 else target
         if future is not None:
-            state = None if future.state is None else future.state.detach()
-            shown = Future(future.latents.detach(), state)
+            shown = future.each(Tensor.detach)
             done = torch.ones(context.size, device=context.latents.device)
             world = network.world_tokens(shown, done, context, self.embodiment)
             real = token_validity(sample, context, self.config.tokens_per_view)  # padding is no future
@@ -162,6 +180,20 @@ class Objective:
         valid = wanted.new_ones(sample.size, dtype=torch.bool) if shown is None else shown
         loss = masked_mean((found - wanted).abs(), valid[:, None, None])
         return self.config.waypoint_weight * loss, {"waypoint_loss": float(loss.detach())}
+
+    def _change_part(self, sample: Sample, context: Context, shown: Tensor | None) -> Part:
+        """How each picture will have changed, said cell by cell from the goal readout's map."""
+        valid = context.goal.new_ones(sample.size, dtype=torch.bool) if shown is None else shown
+        losses = [
+            change_loss(self.network.change_out[name](context.looked[name]), frames[:, 0], ahead, valid)
+            for (name, frames), ahead in zip(sample.frames.items(), sample.ahead.values(), strict=True)
+        ]
+        loss = torch.stack(losses).mean()
+        return self.config.change_weight * loss, {"change_loss": float(loss.detach())}
+
+    def _goal_part(self, sample: Sample, context: Context) -> Part:
+        loss = goal_spread_loss(context.goal, self.network.goal.word_bags(sample.task))
+        return self.config.goal_spread_weight * loss, {"goal_spread_loss": float(loss.detach())}
 
     def _privileged_parts(self, sample: Sample, context: Context, shown: Tensor | None) -> list[Part]:
         """All objects from the latents; the named one from what the goal readout found."""

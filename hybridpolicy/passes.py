@@ -3,7 +3,7 @@
 Legend as in `network`; L learned plan tokens, Q of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from hybridpolicy.context import Sample
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.flow import CounterNoise, corrupt
+from hybridpolicy.future import Future
 from hybridpolicy.losses import token_validity
-from hybridpolicy.network import Context, Future, HybridNetwork
+from hybridpolicy.network import Context, HybridNetwork
 from hybridpolicy.plan import TrainingPlan
 from hybridpolicy.streams import Prefix
 
@@ -147,19 +148,17 @@ class TrainingPass:
 
     def _corrupted(self, start: Future, target: Future) -> Future:
         """The true future at its flow time."""
-        shape, flow = target.latents.shape[1:], self.config.world_law == "flow"
-        tau = self.plan.world_tau[:, None].expand(-1, shape[0])
-        epsilon = self.noise.normal("world", *shape) if flow else None
-        views = tau[..., None].expand(-1, -1, shape[1])
-        latents = corrupt(target.latents, views, self.network.latent_mask, epsilon)
-        if target.state is None or start.state is None:
-            return Future(latents, None)
-        epsilon = self.noise.normal("wstate", *target.state.shape[1:]) if flow else None
-        return Future(latents, corrupt(target.state, tau, self.network.state_mask, epsilon))
+        if self.config.world_law == "flow":
+            start = start.beside(target.noise(self.noise), torch.add)
+
+        def at_time(mask: Tensor, clean: Tensor) -> Tensor:
+            return corrupt(clean, self.plan.world_tau.view(-1, *[1] * (clean.ndim - 2)), mask, None)
+
+        return start.beside(target, at_time)
 
     def _jittered(self, future: Future) -> Future:
         """Latents with s·ε on them: what is given clean at run time is imagined, and never exact."""
         if not bool(self.plan.world_jitter.any()):
             return future
         epsilon = self.noise.normal("jitter2", *future.latents.shape[1:])
-        return Future(future.latents + self.plan.world_jitter[:, None, None, None] * epsilon, future.state)
+        return replace(future, latents=future.latents + self.plan.world_jitter[:, None, None, None] * epsilon)

@@ -1,4 +1,4 @@
-"""Choosing among what the policy itself proposes: K candidates, imagined, scored, the best kept.
+"""Choosing among what the policy itself proposes: K candidates, imagined, scored, gated; the best is kept.
 
 Legend as in `network`; K candidates of each of B observations, T chunk, A action size.
 """
@@ -6,6 +6,7 @@ Legend as in `network`; K candidates of each of B observations, T chunk, A actio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS, Coupling
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.flow import CounterNoise
-from hybridpolicy.network import Context, Future
+from hybridpolicy.future import Future
+from hybridpolicy.gate import Gate, Violation
+from hybridpolicy.network import Context
 from hybridpolicy.queries import Queries
 
 
@@ -45,13 +48,23 @@ class PlannerSettings:
             )
 
 
+class PlanState(Enum):
+    """How planning ended for one observation."""
+
+    CHOSEN = "chosen"
+    NONE_PASSED = "none_passed"  # the gate refused every candidate: hold, and plan again
+
+
 @dataclass(frozen=True)
 class Plan:
     """What was chosen, and among what.
 
     Attributes:
-        chunk: (B, T, A) the best candidate. future: (B, H, …) what it is imagined to lead to.
-        candidates: (B, K, T, A). scores: (B, K). chosen: (B,) index of the best.
+        chunk: (B, T, A) the best candidate; NaN where none passed, so that it cannot be sent by mistake.
+        future: (B, H, …) what it is imagined to lead to; where none passed, that of the best refused one.
+        candidates: (B, K, T, A). scores: (B, K), of refused candidates too.
+        chosen: (B,) index of the best that passed, −1 where none did.
+        violations: B × K, why a candidate was refused; None where it passed or nothing was asked.
     """
 
     chunk: Tensor
@@ -59,6 +72,12 @@ class Plan:
     candidates: Tensor
     scores: Tensor
     chosen: Tensor
+    violations: tuple[tuple[Violation | None, ...], ...]
+
+    @property
+    def states(self) -> tuple[PlanState, ...]:
+        """How planning ended, for each observation. What to do where none passed is the caller's: hold."""
+        return tuple(PlanState.NONE_PASSED if i < 0 else PlanState.CHOSEN for i in self.chosen.tolist())
 
     @property
     def spread(self) -> Tensor:
@@ -77,10 +96,19 @@ _WARM_UP = 2  # plans with one candidate before the pace is believed
 class Planner:
     """Plans with one policy. Keeps the pace of this machine, to know how many candidates a budget allows."""
 
-    def __init__(self, queries: Queries, settings: PlannerSettings) -> None:
-        """Raises `ConfigurationError` if the policy cannot propose, imagine or judge what is asked."""
+    def __init__(self, queries: Queries, settings: PlannerSettings, gate: Gate | None = None) -> None:
+        """`gate`: of the arm the plans are for; candidates that fail it are never chosen.
+
+        Raises `ConfigurationError` if the policy cannot propose, imagine or judge what is asked, or has no
+        state to show the gate.
+        """
         check_planner(queries.config, settings)
-        self._queries, self._settings = queries, settings
+        if gate is not None and not queries.config.state_size:
+            raise ConfigurationError(
+                "planner: a gate judges chunks from where the arm is, and this policy has no "
+                "observation.state; train it with one, or check chunks where the arm is driven"
+            )
+        self._queries, self._settings, self._gate = queries, settings, gate
         self._one_ms: list[float] = []
         self._each_ms: float | None = None
 
@@ -106,11 +134,16 @@ class Planner:
             chunks = self._propose(many, drawn, warm, count)
             future = self._queries.imagine(many, drawn, chunks)
         scores = self._score(many, future, goal, count)
-        best = scores.argmax(dim=1)
+        violations = self._violations(many, chunks, count)
+        passed = torch.tensor([[v is None for v in row] for row in violations], device=scores.device)
+        none, usable = ~passed.any(dim=1), passed | ~passed.any(dim=1, keepdim=True)
+        best = scores.masked_fill(~usable, -torch.inf).argmax(dim=1)
         flat = best + count * torch.arange(context.size, device=best.device)
-        chosen = Future(future.latents[flat], None if future.state is None else future.state[flat])
+        chosen = future.each(lambda x: x[flat])
+        chunk = chunks[flat].masked_fill(none[:, None, None], torch.nan)
         self._learn_pace(count, 1e3 * (time.perf_counter() - started))
-        return Plan(chunks[flat], chosen, chunks.unflatten(0, (-1, count)), scores, best)
+        best = best.masked_fill(none, -1)
+        return Plan(chunk, chosen, chunks.unflatten(0, (-1, count)), scores, best, violations)
 
     def affordable(self) -> int:
         """K that fits the budget at the pace of the plans so far; the first ones measure it."""
@@ -137,6 +170,20 @@ class Planner:
         going_on = self._queries.act(many, noise, imagine=imagine, clean=given)
         first = torch.arange(len(chunks), device=chunks.device) % count == 0
         return torch.where(first[:, None, None], going_on, chunks)
+
+    def _violations(
+        self, many: Context, chunks: Tensor, count: int
+    ) -> tuple[tuple[Violation | None, ...], ...]:
+        """B × K what the gate finds wrong with each candidate; None everywhere without a gate."""
+        if self._gate is None:
+            return ((None,) * count,) * (len(chunks) // count)
+        if many.state is None:
+            raise ConfigurationError(
+                "planner: the gate judges chunks from where the arm is, and the observation has no state"
+            )
+        chunk, state = self._queries.embodiment.to_physical(chunks.float(), many.state)
+        found = self._gate.check(chunk.cpu().numpy(), state.cpu().numpy()).violations
+        return tuple(tuple(found[start : start + count]) for start in range(0, len(found), count))
 
     def _score(self, many: Context, future: Future, goal: Tensor | None, count: int) -> Tensor:
         """(B, K), higher is better."""

@@ -19,10 +19,13 @@ def make_hybrid_pre_post_processors(
     LeRobot passes a column without statistics through unchanged and says nothing; here that is an error.
 
     Raises:
-        ConfigurationError: there are no statistics of the state or of the action, or they have another size.
+        ConfigurationError: there are no statistics of the state, of the action or of a named column, or they
+            have another size.
     """
     stats = dataset_stats or {}
     mean_std(stats, "action", config.action_size)
     if config.state_size:
         mean_std(stats, "observation.state", config.state_size)
+    for vector in config.vectors:
+        mean_std(stats, vector.key, vector.size)
     return make_default_pre_post_processors(config, dataset_stats)

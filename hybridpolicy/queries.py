@@ -4,6 +4,7 @@ Every query starts from a `Context`, computed once per observation. Legend as in
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,7 +16,8 @@ from hybridpolicy.couplings import COUPLINGS, Coupling
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import QueryError
 from hybridpolicy.flow import CounterNoise, euler
-from hybridpolicy.network import Context, Future, HybridNetwork
+from hybridpolicy.future import Future
+from hybridpolicy.network import Context, HybridNetwork
 from hybridpolicy.outcome import Outcome
 from hybridpolicy.streams import Prefix
 
@@ -59,8 +61,8 @@ class Queries:
         return self._integrate_actions(prefix, self._start_chunk(context, noise), clean)
 
     def imagine(self, context: Context, noise: CounterNoise, actions: Tensor | None = None) -> Future:
-        """Returns the future that follows, (B, H, V·P, F) latents and states, given the goal or given
-        `actions`.
+        """Returns the future that follows, latents, states and named columns at H offsets, given the
+        goal or given `actions`.
 
         Args:
             actions: (B, T, A) in the network's convention, for rows whose W sees A.
@@ -109,11 +111,7 @@ class Queries:
     # -- where integration starts: the mask token, and noise on it where the law is a flow
     def _start_future(self, context: Context, noise: CounterNoise) -> Future:
         start = self.network.start_future(context)
-        if self.config.world_law == "regress":
-            return start
-        latents = start.latents + noise.normal("world", *start.latents.shape[1:])
-        state = None if start.state is None else start.state + noise.normal("wstate", *start.state.shape[1:])
-        return Future(latents, state)
+        return start if self.config.world_law == "regress" else start.beside(start.noise(noise), torch.add)
 
     def _start_chunk(self, context: Context, noise: CounterNoise) -> Tensor:
         x = self.embodiment.action_mask.expand(context.size, self.config.chunk_size, -1)
@@ -135,10 +133,7 @@ class Queries:
                 mask = _given_actions(prefix, world.shape[1], action.shape[1])
             output, _, _ = network.streams(world, action, prefix, mask)
             predicted = network.read_world(output, context, self.embodiment)
-            x = Future(
-                euler(x.latents, predicted.latents, tau, next_tau),
-                None if x.state is None else euler(x.state, predicted.state, tau, next_tau),
-            )
+            x = x.beside(predicted, partial(euler, tau=tau, next_tau=next_tau))
         return x
 
     def _integrate_actions(

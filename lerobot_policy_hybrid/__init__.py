@@ -13,6 +13,7 @@ KINDS = {
     "lerobot.envs.configs": (
         "embodiments.so101.configuration_env",
         "embodiments.metaworld.configuration_env",
+        "hybridpolicy.dream.configuration_env",
     ),
     "lerobot.cameras.configs": ("embodiments.twin_camera.configuration",),
     "lerobot.robots.so_follower": ("embodiments.so101.configuration",),

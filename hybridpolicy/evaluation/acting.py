@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,41 @@ from lerobot.policies.factory import make_pre_post_processors
 
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import CheckpointError, ConfigurationError
+from hybridpolicy.location import find_policy
 from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.planner import Planner, PlannerSettings
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors  # noqa: F401  (LeRobot looks it up by name)
 from hybridpolicy.stats import p50_p95
 
 
+@dataclass(frozen=True)
+class Proposals:
+    """What a planner chose among, for N observations.
+
+    chunks: (N, K, T, A) candidates in physical units; the first is what the policy does without a planner.
+    scores: (N, K). chosen: (N,) index of the best.
+    """
+
+    chunks: np.ndarray
+    scores: np.ndarray
+    chosen: np.ndarray
+
+    @property
+    def best(self) -> np.ndarray:
+        """(N, T, A) the chosen chunks."""
+        return self.chunks[np.arange(len(self.chosen)), self.chosen]
+
+
+def _to_tensor(value: np.ndarray) -> torch.Tensor:
+    """Pictures (N, H, W, 3) as (N, 3, H, W); numbers (N, …) as float32."""
+    if value.ndim == 4:
+        return torch.from_numpy(np.ascontiguousarray(value)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.asarray(value, np.float32))
+
+
 @dataclass
 class Actor:
-    """A policy with its pipeline.
+    """A policy with its pipeline, and a planner if one was set.
 
     Attributes:
         chunk_seconds: how long each chunk so far took, observation to physical actions.
@@ -31,6 +59,7 @@ class Actor:
     postprocessor: Any
     chunk_seconds: list[float] = field(default_factory=list)
     _planned: list[np.ndarray] = field(default_factory=list)
+    _planner: Planner | None = None
 
     @classmethod
     def load(cls, folder: str | Path, imagine: str | None = None) -> "Actor":
@@ -40,9 +69,10 @@ class Actor:
             CheckpointError: there is no such policy.
             ConfigurationError: the coupling does not offer `imagine`.
         """
+        source = find_policy(folder)
         try:
             with redirect_stdout(sys.stderr):  # LeRobot prints; what our commands print is their answer
-                policy = HybridPolicy.from_pretrained(folder)
+                policy = HybridPolicy.from_pretrained(source)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{folder}: no policy here ({error}); give the pretrained_model folder of a checkpoint"
@@ -50,7 +80,7 @@ class Actor:
         # The pipeline was saved with the device of training, which this machine need not have.
         device = {"device_processor": {"device": policy.config.device}}
         pre, post = make_pre_post_processors(
-            policy.config, pretrained_path=str(folder), preprocessor_overrides=device
+            policy.config, pretrained_path=source, preprocessor_overrides=device
         )
         actor = cls(policy, pre, post)
         if imagine is not None:
@@ -63,6 +93,14 @@ class Actor:
         self.policy.config.check_threshold(imagine)
         self.policy.config.imagine = imagine
 
+    def set_planner(self, settings: PlannerSettings) -> None:
+        """From now on chunks are the best of K candidates.
+
+        Raises:
+            ConfigurationError: this policy cannot be planned with, see `check_planner`.
+        """
+        self._planner = Planner(self.policy.queries, settings)
+
     def check_rate(self, rate_hz: float) -> None:
         """Raises `ConfigurationError` for another rate than that of training: chunks count frames."""
         trained = self.policy.config.fps
@@ -72,11 +110,19 @@ class Actor:
                 f"its motions would be {rate_hz / trained:.1f} times as fast. Run it at {trained:g} Hz"
             )
 
-    def batch(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> dict[str, Any]:
+    def batch(
+        self,
+        pixels: dict[str, np.ndarray],
+        state: np.ndarray,
+        texts: list[str],
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
         """Observation → the policy's batch.
 
         Args:
             pixels: {camera: (N, H, W, 3) uint8}. state: (N, S) physical units. texts: N instructions.
+            extra: optional context by its key: observation.<name> (N, S) physical units, goal.<camera key>
+                (N, H, W, 3) uint8 or latents (N, P, F).
 
         Raises:
             CheckpointError: a camera of the policy is not observed.
@@ -88,22 +134,67 @@ class Actor:
                 f"hybrid: the policy looks through cameras {sorted(cameras)}, the environment has "
                 f"{sorted(pixels)}; missing {missing}. Evaluate it where it was trained, or rename cameras"
             )
-        raw: dict[str, Any] = {
-            key: torch.from_numpy(np.ascontiguousarray(pixels[name])).permute(0, 3, 1, 2)
-            for name, key in cameras.items()
-        }
+        raw: dict[str, Any] = {key: _to_tensor(pixels[name]) for name, key in cameras.items()}
         raw["observation.state"] = torch.from_numpy(np.asarray(state, np.float32))
         raw["task"] = list(texts)
-        return self.preprocessor(raw)
+        given = {key: _to_tensor(value) for key, value in (extra or {}).items()}
+        raw |= {key: value for key, value in given.items() if key.startswith("observation.")}
+        batch = self.preprocessor(raw)
+        # LeRobot's pipelines pass on only the keys they know.
+        rest = {key: value.to(self.policy.config.device) for key, value in given.items() if key not in raw}
+        return {**batch, **rest}
 
     @torch.inference_mode()
-    def chunk(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> np.ndarray:
+    def chunk(
+        self,
+        pixels: dict[str, np.ndarray],
+        state: np.ndarray,
+        texts: list[str],
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Returns (N, T, A) actions in physical units."""
         start = time.perf_counter()
-        chunk = self.postprocessor(self.policy.predict_action_chunk(self.batch(pixels, state, texts)))
-        result = chunk.float().cpu().numpy()
+        if self._planner is not None:
+            result = self.propose(pixels, state, texts, extra).best
+        else:
+            result = self._physical(self.policy.predict_action_chunk(self.batch(pixels, state, texts, extra)))
         self.chunk_seconds.append(time.perf_counter() - start)
         return result
+
+    @torch.inference_mode()
+    def propose(
+        self,
+        pixels: dict[str, np.ndarray],
+        state: np.ndarray,
+        texts: list[str],
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> Proposals:
+        """The planner's candidates; arguments as of `batch`.
+
+        Raises:
+            ConfigurationError: no planner was set.
+            QueryError: the policy has no outcome heads to score with.
+        """
+        if self._planner is None:
+            raise ConfigurationError("hybrid: no planner to propose with; call set_planner first")
+        context = self.policy.observe(self.batch(pixels, state, texts, extra))
+        device = context.latents.device
+        plan = self._planner.plan(context, lambda count: self.policy.acting_noise(count, device))
+        count = plan.candidates.shape[1]
+        now = None if context.state is None else context.state.repeat_interleave(count, dim=0)
+        chunks = self._physical(self.policy.embodiment.to_pipeline(plan.candidates.flatten(0, 1), now))
+        return Proposals(
+            chunks.reshape(-1, count, *chunks.shape[1:]), plan.scores.cpu().numpy(), plan.chosen.cpu().numpy()
+        )
+
+    def _physical(self, chunk: torch.Tensor) -> np.ndarray:
+        physical: np.ndarray = self.postprocessor(chunk).float().cpu().numpy()
+        return physical
+
+    def imagined(self, count: int) -> np.ndarray:
+        """(N,) bool: the last plan of each of `count` observations was made with an imagined future."""
+        last = self.policy.last_imagined
+        return np.ones(count, bool) if self._planner is not None else last.cpu().numpy()
 
     def reset(self) -> None:
         """Forgets planned actions: the next observation is of another episode."""
@@ -126,9 +217,15 @@ class Actor:
         """Planned actions not yet taken."""
         return len(self._planned)
 
-    def plan(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> None:
+    def plan(
+        self,
+        pixels: dict[str, np.ndarray],
+        state: np.ndarray,
+        texts: list[str],
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Plans a chunk and queues its first `n_action_steps` actions."""
-        chunk = self.chunk(pixels, state, texts)
+        chunk = self.chunk(pixels, state, texts, extra)
         self._planned = [chunk[:, ahead] for ahead in range(self.policy.config.n_action_steps)]
 
     def next_action(self) -> np.ndarray:

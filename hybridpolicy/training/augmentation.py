@@ -49,9 +49,14 @@ def draw(config: AugmentationConfig, rng: np.random.Generator, batch_size: int) 
     return Draw(matrix, offset, shift)
 
 
-def apply(config: AugmentationConfig, frames: Tensor, numbers: Draw) -> Tensor:
-    """(B, n, 3, H, W) uint8, changed."""
-    groups = [0] + [1] * (frames.shape[1] - 1)
+def apply(
+    config: AugmentationConfig, frames: Tensor, numbers: Draw, others: int = 1, past: int = 0
+) -> Tensor:
+    """(B, n, 3, H, W) uint8, changed: the first as the context frame, the others as futures.
+
+    others: 1, or 0 to change all as the context frame. past: how many of the last are changed so anyway.
+    """
+    groups = [0] + [others] * (frames.shape[1] - 1 - past) + [0] * past
     if config.shift_px:
         frames = shift_frames(frames, numbers.shift[:, groups], config.shift_px)
     if config.brightness or config.contrast or config.saturation:

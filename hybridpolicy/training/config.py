@@ -46,7 +46,8 @@ class DatasetSource:
 
     root: folder of the dataset; empty to take `repo_id` from the hub.
     weight: chance of a micro-batch to come from here, relative to the other sources of the stage.
-    drop: columns treated as not recorded; ("action", "observation.state", "task") makes it action-free video.
+    drop: columns treated as not recorded, any but pictures; ("action", "observation.state", "task") makes it
+        action-free video.
     cameras: observation keys to read; empty reads every camera the policy has.
     episodes: episodes to sample from; empty samples from all.
     onset_share: share of samples drawn from the first `onset_frames` frames of an episode, where the arm does
@@ -54,6 +55,8 @@ class DatasetSource:
         arm's heading instead of the instruction.
     outcomes: what is known of how episodes ended, for the outcome heads. "demonstrations": all in success,
         and nothing of risk; "recorded": by the columns next.success and outcome.event; empty: nothing.
+    frame_weights: a .npy file, one number of 0 or more for each frame of the dataset, which are drawn in
+        proportion. Computed once, before training (`training.advantage`). None draws evenly.
     """
 
     root: str
@@ -66,6 +69,7 @@ class DatasetSource:
     onset_share: float = 0.0
     onset_frames: int = 3
     outcomes: str = ""
+    frame_weights: str | None = None
 
     def __post_init__(self) -> None:
         where = f"dataset source {self.root or self.repo_id!r}"
@@ -79,7 +83,8 @@ class DatasetSource:
         ok = math.isfinite(self.weight) and self.weight > 0
         _check(where, "weight", self.weight, ok, "must be above 0; leave the source out to switch it off")
         for column in self.drop:
-            _check_choice(where, "drop", column, DROPPABLE)
+            if not column.startswith("observation.") or column.startswith("observation.image"):
+                _check_choice(where, "drop", column, DROPPABLE)
         _check(where, "onset_share", self.onset_share, _is_between(self.onset_share, 0, 1), "allowed 0 … 1")
         _check_choice(where, "outcomes", self.outcomes, OUTCOMES)
         _check(where, "onset_frames", self.onset_frames, _is_count(self.onset_frames), "must be 1 or more")

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hybridpolicy.errors import ConfigurationError, allowed
+from hybridpolicy.optional_keys import GOAL_IMAGE
 from hybridpolicy.training import nonfinite
 from hybridpolicy.training.cache import Progress
 from hybridpolicy.training.config import StageConfig, TrainConfig
@@ -22,10 +23,13 @@ _PASSED_ON_BY_LEROBOT = ("observation.", "action")
 
 
 def policy_window(policy_config: Any) -> Window:
-    """The offsets LeRobot's own loader would use for this policy, and its waypoints."""
+    """The offsets LeRobot's own loader would use for this policy, its waypoints, changes and goals."""
     observed = tuple(policy_config.observation_delta_indices or (0,))
     waypoints = policy_config.waypoint_offsets if getattr(policy_config, "waypoint_weight", 0) > 0 else ()
-    return Window(observed, tuple(policy_config.action_delta_indices or (0,)), tuple(waypoints))
+    change = policy_config.change_offsets if getattr(policy_config, "change_weight", 0) > 0 else ()
+    actions = tuple(policy_config.action_delta_indices or (0,))
+    goal = GOAL_IMAGE in getattr(policy_config, "optional_context", ())
+    return Window(observed, actions, tuple(waypoints), tuple(change), goal)
 
 
 class Feed:

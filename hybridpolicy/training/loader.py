@@ -3,7 +3,7 @@
 So a resumed run sees the batches it would have seen, and many processes split the batch of one.
 
 G samples of the batch over all processes, B = G / processes of this one, n observation frames at the
-offsets [0, k1 … kH], T actions, S and A state and action size.
+offsets [0, k1 … kH] and those of the past, T actions, S and A state and action size.
 """
 
 import queue
@@ -30,7 +30,7 @@ Batch = dict[str, Any]
 
 _BOOKKEEPING = ("index", "episode_index", "timestamp")
 _NOT_SAMPLED = ("frame_index", "task_index", "action", *_BOOKKEEPING)
-_CHOICE, _FRAMES, _IMAGES = range(3)  # what a random stream is for
+_CHOICE, _FRAMES, _IMAGES, _GOALS = range(4)  # what a random stream is for
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,15 @@ class Window:
     """What is gathered around a sampled frame, as offsets in frames; the first observation offset is 0.
 
     waypoint_offsets: where only the state is gathered, as `waypoints`.
+    change_offsets: where only the frames are gathered, as `ahead.<camera key>`.
+    goal: also gather the frames of a random later moment of the episode, as `goal.<camera key>`.
     """
 
     observation_offsets: tuple[int, ...]
     action_offsets: tuple[int, ...]
     waypoint_offsets: tuple[int, ...] = ()
+    change_offsets: tuple[int, ...] = ()
+    goal: bool = False
 
     def __post_init__(self) -> None:
         if not self.observation_offsets or self.observation_offsets[0] != 0:
@@ -85,6 +89,20 @@ class BatchPlan:
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+class _Pool:
+    """Rows to draw from: evenly, or in proportion to `weights` (N,) of all rows of the dataset."""
+
+    def __init__(self, rows: NDArray[np.int64], weights: NDArray[np.float64] | None) -> None:
+        self._rows = rows
+        self._upper = None if weights is None or not weights[rows].any() else np.cumsum(weights[rows])
+
+    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        if self._upper is None:
+            return self._rows[rng.integers(0, len(self._rows), count)]
+        found = np.searchsorted(self._upper, rng.random(count) * self._upper[-1], side="right")
+        return self._rows[np.minimum(found, len(self._rows) - 1)]
+
+
 class SourceReader:
     """Gathers windows out of one dataset's arrays."""
 
@@ -99,7 +117,9 @@ class SourceReader:
         self._last_row = np.repeat(cache.episode_to - 1, lengths)
         self._rows = self._sampled_rows()
         self._outcomes = self._label_outcomes()
-        self._onsets = self._rows[self._rows - self._first_row[self._rows] < source.onset_frames]
+        weights = self._frame_weights()
+        onsets = self._rows[self._rows - self._first_row[self._rows] < source.onset_frames]
+        self._all, self._onsets = _Pool(self._rows, weights), _Pool(onsets, weights)
 
     def _label_outcomes(self) -> tuple[Tensor, Tensor] | None:
         if not self.source.outcomes:
@@ -114,6 +134,24 @@ class SourceReader:
             str(cache.source),
         )
         return torch.from_numpy(labels), torch.from_numpy(known)
+
+    def _frame_weights(self) -> NDArray[np.float64] | None:
+        """(N,), or None where frames are drawn evenly."""
+        path = self.source.frame_weights
+        if path is None:
+            return None
+        try:
+            weights = np.asarray(np.load(path), dtype=np.float64)
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"frame_weights {path}: unreadable ({error}); compute them again") from error
+        wanted = (self.cache.num_frames,)
+        usable = weights.shape == wanted and bool(np.isfinite(weights).all()) and weights.min() >= 0
+        if not usable or not weights[self._rows].any():
+            raise DatasetError(
+                f"frame_weights {path}: shape {weights.shape}; {self.cache.source} needs {wanted}, finite, 0 "
+                "or more, and above 0 in an episode that is sampled. Compute them again for this dataset"
+            )
+        return weights
 
     def _sampled_rows(self) -> NDArray[np.int64]:
         chosen = self.source.episodes or range(self.cache.num_episodes)
@@ -131,7 +169,8 @@ class SourceReader:
         rest = tuple(sorted(set(range(self.cache.num_episodes)) - set(self.source.episodes)))
         if not self.source.episodes or not rest:
             return None
-        return SourceReader(replace(self.source, episodes=rest), self.cache, self._window)
+        source = replace(self.source, episodes=rest, frame_weights=None)  # losses are compared evenly
+        return SourceReader(source, self.cache, self._window)
 
     @property
     def cameras(self) -> list[str]:
@@ -142,19 +181,24 @@ class SourceReader:
         return "action" in self._columns
 
     def draw_rows(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """(count,) dataset rows, uniform over the chosen episodes' frames but for the onset share."""
-        rows = self._rows[rng.integers(0, len(self._rows), count)]
+        """(count,) dataset rows of the chosen episodes, evenly or by weight, but for the onset share."""
+        rows = self._all.draw(rng, count)
         if not self.source.onset_share:
             return rows
         at_onset = rng.random(count) < self.source.onset_share
-        return np.where(at_onset, self._onsets[rng.integers(0, len(self._onsets), count)], rows)
+        return np.where(at_onset, self._onsets.draw(rng, count), rows)
 
-    def gather(self, rows: NDArray[np.int64], *, world: bool) -> Batch:
-        """Windows around `rows` (B,), as LeRobot's loader gives them; n = 1 without `world`.
+    def gather(
+        self, rows: NDArray[np.int64], *, world: bool, goals: NDArray[np.float64] | None = None
+    ) -> Batch:
+        """Windows around `rows` (B,), as LeRobot's loader gives them; without `world`, no later frames.
 
         Frames outside the episode repeat its edge and are marked in `<key>_is_pad`.
+
+        Args:
+            goals: (B,) in [0, 1), where the goal is between the next frame and the episode's last; or None.
         """
-        offsets = self._window.observation_offsets if world else (0,)
+        offsets = [offset for offset in self._window.observation_offsets if world or offset <= 0]
         near, is_pad = self._clamp(rows, offsets)
         batch: Batch = {}
         for name, frames in self._frames.items():
@@ -173,6 +217,14 @@ class SourceReader:
             if self._window.waypoint_offsets and "observation.state" in self._columns:
                 near, _ = self._clamp(rows, self._window.waypoint_offsets)
                 batch["waypoints"] = self._columns["observation.state"][near]
+            if self._window.change_offsets:
+                near, _ = self._clamp(rows, self._window.change_offsets)
+                for name, frames in self._frames.items():
+                    batch[f"ahead.{name}"] = frames.index_select(0, near.flatten()).unflatten(0, near.shape)
+        if goals is not None:
+            left = self._last_row[rows] - rows
+            later = torch.from_numpy(rows + np.minimum(1 + (goals * left).astype(np.int64), left))
+            batch |= {f"goal.{name}": frames[later].unsqueeze(1) for name, frames in self._frames.items()}
         if self._outcomes is not None:
             batch["outcome.labels"], batch["outcome.known"] = (column[present] for column in self._outcomes)
         if "task" not in self.source.drop and self.cache.tasks:
@@ -235,12 +287,18 @@ class MixtureLoader:
         plan, reader = self.plan, self.choose(step)
         rows = reader.draw_rows(plan.stream(step, _FRAMES), plan.batch_size)[plan.rows]
         world = not reader.has_actions or self._needs_future(plan.first_step + step)
-        batch = reader.gather(rows, world=world)
+        goals = plan.stream(step, _GOALS).random(plan.batch_size)[plan.rows] if plan.window.goal else None
+        batch = reader.gather(rows, world=world, goals=goals)
         if plan.augmentation.enabled:
             rng = plan.stream(step, _IMAGES)
+            past = sum(offset < 0 for offset in plan.window.observation_offsets)
             for name in reader.cameras:
                 numbers = augmentation.draw(plan.augmentation, rng, plan.batch_size).rows(plan.rows)
-                batch[name] = augmentation.apply(plan.augmentation, batch[name], numbers)
+                batch[name] = augmentation.apply(plan.augmentation, batch[name], numbers, past=past)
+                # Compared with the context frame, or to be reached from it: changed as it is.
+                for key in (f"ahead.{name}", f"goal.{name}"):
+                    if key in batch:
+                        batch[key] = augmentation.apply(plan.augmentation, batch[key], numbers, others=0)
         first = plan.first_sample + step * plan.batch_size
         batch["sample_index"] = torch.arange(first + plan.rows.start, first + plan.rows.stop)
         batch["embodiment"] = reader.source.embodiment

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridpolicy.errors import DatasetError
-
-SUCCESS, EVENT = "next.success", "outcome.event"
+from hybridpolicy.outcome_schema import EVENT, SUCCESS
 
 
 def outcome_labels(
@@ -24,14 +23,15 @@ def outcome_labels(
     """Labels (N, 3) of progress, success, risk, and which of them are known (N, 3).
 
     progress is 1 − remaining frames over the median length of a success, at least 0, and unknown (censored)
-    for a failure; risk is an `outcome.event` within the next `chunk_size` frames of the episode.
+    for a failure, and everywhere if nothing succeeded; risk is an `outcome.event` within the next
+    `chunk_size` frames of the episode.
 
     Args:
         kind: "demonstrations" (all end in success, nothing is known of risk) or "recorded".
         where: the dataset, for the message.
 
     Raises:
-        DatasetError: "recorded", and a column is missing, or no episode ended in success.
+        DatasetError: "recorded", and a column is missing.
     """
     lengths = episode_to - episode_from
     frames = int(lengths.sum())
@@ -47,15 +47,11 @@ def outcome_labels(
         ended = np.asarray(columns[SUCCESS], bool).reshape(frames)
         succeeded = np.add.reduceat(ended, episode_from) > 0
         events = np.asarray(columns[EVENT], bool).reshape(frames)
-    if not succeeded.any():
-        raise DatasetError(
-            f"{where}: none of {len(lengths)} episodes ended in success, so progress has no scale; add some "
-            "that did"
-        )
     last = np.repeat(episode_to - 1, lengths)
     remaining = last - np.arange(frames)
     labels = np.zeros((frames, 3), dtype=np.float32)
-    labels[:, 0] = np.clip(1.0 - remaining / np.median(lengths[succeeded]), 0.0, 1.0)
+    if succeeded.any():  # else progress has no scale
+        labels[:, 0] = np.clip(1.0 - remaining / np.median(lengths[succeeded]), 0.0, 1.0)
     labels[:, 1] = np.repeat(succeeded, lengths)
     count = np.concatenate(([0], np.cumsum(events)))
     ahead = np.minimum(np.arange(frames) + chunk_size, last + 1)

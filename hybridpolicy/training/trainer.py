@@ -242,6 +242,7 @@ class Trainer:
         """Means over `VALIDATION_BATCHES` held-out batches, always the same ones, by the run-time weights."""
         assert self._held_out is not None
         totals: dict[str, float] = {}
+        measure = getattr(self.policy, "measure", None)  # of each query it answers
         self.policy.eval()
         for step in range(VALIDATION_BATCHES):
             batch = self.feed.load(self._held_out, step)
@@ -249,7 +250,8 @@ class Trainer:
                 self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
             ):
                 loss, parts = self.policy(batch)
-            for name, value in {**(parts or {}), "loss": loss.item()}.items():
+                queried = measure(batch) if measure is not None else {}
+            for name, value in {**(parts or {}), "loss": loss.item(), **queried}.items():
                 totals[name] = totals.get(name, 0.0) + value / VALIDATION_BATCHES
         self.policy.train()
         return {f"held_out_{name}": value for name, value in totals.items()}

@@ -35,6 +35,7 @@ def test_what_training_predicts_is_what_acting_gives(make_policy, make_batch, gi
         "state_dropout": 0.0,
         "camera_dropout": 0.0,
         "collapse_weight": 0.0,
+        "goal_spread_weight": 0.0,
         "action_step_decay": 1.0,
     }
     policy = make_policy(coupling="vla", rtc_share=float(given), rtc_max_delay=1, **plain)
@@ -167,7 +168,11 @@ def test_a_relative_chunk_is_anchored_where_it_was_planned(make_policy, make_bat
 
 def test_a_relative_policy_trains_on_differences(make_policy, make_batch):
     policy = make_policy(
-        action_convention="relative", coupling="vla", rtc_share=0.0, collapse_weight=0.0
+        action_convention="relative",
+        coupling="vla",
+        rtc_share=0.0,
+        collapse_weight=0.0,
+        goal_spread_weight=0.0,
     ).train()
     with torch.no_grad():
         policy.embodiment.action_out.weight.zero_()
@@ -316,9 +321,10 @@ def test_a_plan_that_is_torn_up_is_made_again_with_a_future(make_policy, make_ba
         doubtful = bool(torn[sample] > torn.mean())
         expected = always if doubtful else never[1]
         torch.testing.assert_close(mixed[sample], expected[sample], rtol=0, atol=1e-6)
-    assert policy.imagined_share == 0.5
+    assert policy.last_imagined.tolist() == (torn > torn.mean()).tolist()
     policy.reset()
     assert policy.last_disagreement is None
+    assert policy.last_imagined is None
 
 
 def test_on_demand_needs_a_threshold_and_a_policy(make_config, make_policy, make_batch):

@@ -34,6 +34,7 @@ CONFIGURATIONS = [
     {"action_convention": "relative"},
     {"objects_weight": 1.0, "objects_count": 3},
     {"waypoint_weight": 1.0, "waypoint_offsets": [3, 6]},
+    {"change_weight": 1.0, "change_offsets": [2, 4]},
     {"state": False},
     {"goal_layers": 1, "goal_tokens": 3},
 ]

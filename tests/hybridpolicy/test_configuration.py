@@ -11,7 +11,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-from hybridpolicy import configuration_hybrid
+from hybridpolicy import configuration_hybrid, optional_keys
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
@@ -59,6 +59,9 @@ REFUSED = [
     ({"objects_weight": 1.0}, "objects_weight = 1.0 needs objects_count"),
     ({"waypoint_weight": 1.0}, "waypoint_offsets = ..; give a weight of 0 or more, and offsets"),
     ({"waypoint_offsets": [8, 4]}, "waypoint_offsets = .8, 4.; give strictly increasing"),
+    ({"change_weight": 1.0}, "change_offsets = ..; give a weight of 0 or more, and offsets"),
+    ({"change_offsets": [0, 4]}, "change_offsets = .0, 4.; give strictly increasing"),
+    ({"goal_spread_weight": -1.0}, "goal_spread_weight = -1.0; must be 0 or more"),
     (
         {"action_convention": "relative", "normalization_mapping": {"ACTION": NormalizationMode.MIN_MAX}},
         "relative with normalization_mapping .*MIN_MAX.* need MEAN_STD",
@@ -179,13 +182,26 @@ def test_parameter_groups(make_policy):
 
 def test_the_configuration_imports_no_models_and_no_simulator():
     """LeRobot imports it in every command that loads plugins."""
-    tree = ast.parse(Path(configuration_hybrid.__file__).read_text(encoding="utf-8"))
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    imported |= {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    }
+    nodes = [
+        node
+        for module in (configuration_hybrid, optional_keys)
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
+    ]
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     assert "lerobot.configs.policies" in imported
-    light = ("dataclasses", "lerobot.configs.", "lerobot.optim", "lerobot.policies.rtc.", "hybridpolicy.")
+    light = (
+        "dataclasses",
+        "typing",
+        "lerobot.configs.",
+        "lerobot.optim",
+        "lerobot.policies.rtc.",
+        "hybridpolicy.",
+    )
     assert [name for name in sorted(imported) if not name.startswith(light)] == []
     own = {name for name in imported if name.startswith("hybridpolicy.")}
-    assert own == {"hybridpolicy.couplings", "hybridpolicy.errors"}
+    assert own - {configuration_hybrid.__name__} == {  # itself: for the type checker only
+        "hybridpolicy.couplings",
+        "hybridpolicy.errors",
+        "hybridpolicy.optional_keys",
+    }

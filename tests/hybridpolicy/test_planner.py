@@ -1,12 +1,15 @@
 """Judging and choosing: outcome labels and heads, K candidates imagined and scored, what is refused."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from hybridpolicy.errors import ConfigurationError, DatasetError, QueryError
 from hybridpolicy.outcome import Outcome
-from hybridpolicy.planner import Planner, PlannerSettings
+from hybridpolicy.planner import Planner, PlannerSettings, PlanState
 from hybridpolicy.training.outcomes import outcome_labels
 
 HEADS = {"outcome_weight": 1.0, "action_law": "flow", "action_steps": 2}
@@ -50,9 +53,13 @@ def test_labels_that_cannot_be_made_are_refused():
     ends = np.array([0]), np.array([3])
     with pytest.raises(DatasetError, match=r"here: .* missing \['outcome.event'\]; record with"):
         outcome_labels("recorded", {"next.success": np.zeros(3, bool)}, *ends, 2, "here")
-    columns = {"next.success": np.zeros(3, bool), "outcome.event": np.zeros(3, bool)}
-    with pytest.raises(DatasetError, match="none of 1 episodes ended in success"):
-        outcome_labels("recorded", columns, *ends, 2, "here")
+
+
+def test_where_nothing_succeeded_progress_is_unknown():
+    columns = {"next.success": np.zeros(3, bool), "outcome.event": np.array([False, False, True])}
+    labels, known = outcome_labels("recorded", columns, np.array([0]), np.array([3]), 2, "here")
+    assert known.tolist() == [[False, True, True]] * 3
+    assert labels[:, 1:].tolist() == [[0, 0], [0, 1], [0, 1]]
 
 
 # -- heads
@@ -233,3 +240,63 @@ def test_one_regressed_candidate_may_be_judged(make_policy, make_batch):
     with torch.no_grad():
         judged = policy.queries.evaluate(context, plan.future).score(0.0, 1.0)
     torch.testing.assert_close(plan.scores[:, 0], judged, rtol=0, atol=1e-5)
+
+
+# -- gate
+@dataclass
+class Refusing:
+    """A gate that refuses the candidates numbered `refused`, whatever they are; keeps what it was shown."""
+
+    refused: set
+
+    def check(self, chunk, state):
+        self.chunk, self.state = chunk, state
+        wrong = SimpleNamespace(step=1, part="elbow_flex", kind="velocity", reason="too fast")
+        return SimpleNamespace(violations=[wrong if i in self.refused else None for i in range(len(chunk))])
+
+
+@pytest.mark.parametrize("convention", ["absolute", "relative"])
+def test_a_refused_candidate_is_never_chosen(planning, convention):
+    policy, context, noise = planning(action_convention=convention)
+    free = Planner(policy.queries, PlannerSettings(4)).plan(context, noise)
+    assert free.states == (PlanState.CHOSEN, PlanState.CHOSEN)
+    best = {int(free.chosen[0]), 4 + int(free.chosen[1])}
+    policy.reset()
+    gate = Refusing(best)
+    plan = Planner(policy.queries, PlannerSettings(4), gate).plan(context, noise)
+    torch.testing.assert_close(plan.scores, free.scores)
+    for row in range(2):
+        second = plan.scores[row].argsort(descending=True)[1]
+        assert plan.chosen[row] == second
+        assert torch.equal(plan.chunk[row], plan.candidates[row, second])
+        assert plan.violations[row][free.chosen[row]].reason == "too fast"
+        assert sum(v is not None for v in plan.violations[row]) == 1
+    # What it judged is physical: where the arm is, and where the chunk would send it.
+    mean, std = policy.embodiment.state_mean, policy.embodiment.state_std
+    state = (context.state * std + mean).repeat_interleave(4, dim=0)
+    np.testing.assert_allclose(gate.state, state.numpy(), rtol=1e-5)
+    physical = policy.embodiment.to_pipeline(plan.candidates.flatten(0, 1), context.repeat(4).state)
+    expected = physical * policy.embodiment.action_std + policy.embodiment.action_mean
+    np.testing.assert_allclose(gate.chunk, expected.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_where_none_passes_the_plan_says_so_and_holds_nothing_to_send(planning):
+    policy, context, noise = planning()
+    gate = Refusing({0, 1, 2})
+    plan = Planner(policy.queries, PlannerSettings(3), gate).plan(context, noise)
+    assert plan.states == (PlanState.NONE_PASSED, PlanState.CHOSEN)
+    assert plan.chosen.tolist() == [-1, int(plan.scores[1].argmax())]
+    assert bool(plan.chunk[0].isnan().all())
+    assert bool(plan.chunk[1].isfinite().all())
+    assert [v is None for v in plan.violations[0]] == [False] * 3
+
+
+def test_a_gate_needs_to_know_where_the_arm_is(make_policy, make_batch):
+    blind = make_policy(state=False, coupling="joint", **HEADS).eval()
+    with pytest.raises(ConfigurationError, match=r"no observation\.state; train it with one"):
+        Planner(blind.queries, PlannerSettings(2), Refusing(set()))
+    seeing = make_policy(coupling="joint", **HEADS).eval()
+    planner = Planner(seeing.queries, PlannerSettings(2), Refusing(set()))
+    context = seeing.context(make_batch(1, 0, state=False))
+    with pytest.raises(ConfigurationError, match="the observation has no state"):
+        planner.plan(context, lambda count: seeing.acting_noise(count, torch.device("cpu")))

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.frames import KeypointReadout, collapse_penalty, effective_rank
-from hybridpolicy.losses import action_loss, step_weights, world_skill
+from hybridpolicy.losses import action_loss, change_loss, goal_spread_loss, step_weights, world_skill
 from hybridpolicy.network import Shown
 from hybridpolicy.objective import draw_shown
 
@@ -39,11 +40,17 @@ def test_ten_steps_on_one_batch_lower_the_loss(make_policy, make_batch, train_st
 @pytest.mark.parametrize(("coupling", "law"), ROWS)
 def test_gradients_reach_every_live_weight(make_policy, make_batch, coupling, law):
     fields = {"objects_weight": 1.0, "objects_count": 2, "rtc_share": 0.5}
-    fields |= {"waypoint_weight": 1.0, "waypoint_offsets": [3, 6]}
+    fields |= {
+        "waypoint_weight": 1.0,
+        "waypoint_offsets": [3, 6],
+        "change_weight": 1.0,
+        "change_offsets": [3],
+    }
     policy = make_policy(coupling=coupling, action_law=law, world_law=law, **fields).train()
     objects = {"privileged.objects": torch.rand(32, 4), "privileged.present": torch.ones(32, 2)}
     privileged = objects | {"privileged.target": torch.rand(32, 3) + 0.5}
-    loss, _ = policy.forward(make_batch(32) | privileged | {"waypoints": torch.randn(32, 2, 4)})
+    ahead = {f"ahead.observation.images.{name}": torch.rand(32, 1, 3, 32, 32) for name in ("front", "wrist")}
+    loss, _ = policy.forward(make_batch(32) | privileged | ahead | {"waypoints": torch.randn(32, 2, 4)})
     loss.backward()
     dead = [
         name
@@ -82,13 +89,58 @@ def test_waypoints_train_the_goal_readout_and_only_where_the_text_is_shown(make_
     assert not any(name.startswith(("streams", "frames.latents")) for name in touched)
 
 
+def test_changes_train_the_map_of_the_goal_readout_and_only_where_the_text_is_shown(make_policy, make_batch):
+    fields = {"change_weight": 1.0, "change_offsets": [3, 6]}
+    batch = make_batch(8)
+    for name in ("front", "wrist"):
+        batch[f"ahead.observation.images.{name}"] = torch.rand(8, 2, 3, 32, 32)
+    with_text = make_policy(text_dropout=0.0, **fields).train()
+    assert with_text.forward(batch)[1]["change_loss"] > 0.5
+    assert make_policy(text_dropout=1.0, **fields).train().forward(batch)[1]["change_loss"] == 0.0
+    context = with_text.network.encode_context(present(batch, with_text.config), with_text.embodiment)
+    said = with_text.network.change_out["front"](context.looked["front"])
+    assert said.shape == (8, 6, 4, 4)
+    said.sum().backward()
+    touched = {n for n, p in with_text.network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(name.startswith("goal_readout.front.film") for name in touched)
+    assert any(name.startswith("frames.encoders.front") for name in touched)
+    assert not any(name.startswith(("streams", "frames.latents")) for name in touched)
+
+
+def test_a_change_foretold_costs_nothing_and_none_foretold_costs_one():
+    now, ahead = torch.rand(4, 3, 16, 16), torch.rand(4, 2, 3, 16, 16)
+    change = F.avg_pool2d((ahead - now.unsqueeze(1)).flatten(0, 1), 4).view(4, 6, 4, 4)
+    everywhere = torch.ones(4, dtype=torch.bool)
+    assert float(change_loss(10.0 * change, now, ahead, everywhere)) == pytest.approx(0.0, abs=1e-6)
+    assert float(change_loss(torch.zeros(4, 6, 4, 4), now, ahead, everywhere)) == pytest.approx(1.0)
+    assert float(change_loss(torch.rand(4, 6, 4, 4), now, ahead, ~everywhere)) == 0.0
+
+
+def test_goals_may_not_become_more_alike_than_their_words(make_policy):
+    goal = make_policy().network.goal
+    texts = ["push the red block", "push the blue block", "push the red block", ""]
+    bags = goal.word_bags(texts)
+    assert float(bags[0] @ bags[1]) == pytest.approx(0.75)
+    assert torch.equal(bags[0], bags[2])
+    apart = torch.tensor([[1.0, 0.0], [0.7, 0.72], [1.0, 0.0], [0.0, 0.0]])
+    assert float(goal_spread_loss(apart, bags)) == 0.0
+    merged = torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    loss = goal_spread_loss(merged, bags)
+    assert float(loss) == pytest.approx(4 * 0.25**2 / 4, rel=1e-2)
+    loss.backward()
+    assert merged.grad[1].abs().max() > 0.0
+    assert not merged.grad[3].any()  # a hidden text is like no other
+
+
 def test_labels_the_data_does_not_hold_are_named_once(make_policy, make_batch, caplog):
     fields = {"objects_weight": 1.0, "objects_count": 2, "waypoint_weight": 1.0, "waypoint_offsets": [3]}
+    fields |= {"change_weight": 1.0, "change_offsets": [3]}
     policy = make_policy(**fields).train()
     for _ in range(2):
         policy.forward(make_batch(4))
     messages = [record.getMessage() for record in caplog.records]
     assert sum("hold no waypoints" in text for text in messages) == 1
+    assert sum("hold no frames ahead" in text for text in messages) == 1
     assert sum("hold no privileged.objects" in text for text in messages) == 1
 
 

@@ -88,6 +88,26 @@ def test_waypoints_are_later_states_and_stay_in_the_episode(video_dataset, tmp_p
     assert "waypoints" not in plain.gather(rows, world=False)
 
 
+def test_frames_ahead_stay_in_the_episode_and_change_as_the_context_frame_does(video_dataset, tmp_path):
+    source = DatasetSource(str(video_dataset))
+    reader = open_readers([source], Window((0, 1), (0,), (), (2, 50)), tmp_path)[0]
+    frames, ends = reader.cache.frames[CAMERAS[0]], reader.cache.episode_to
+    rows = reader.cache.episode_from.copy()
+    found = reader.gather(rows, world=False)[f"ahead.{CAMERAS[0]}"]
+    np.testing.assert_array_equal(found[:, 0], frames[rows + 2])
+    np.testing.assert_array_equal(found[:, 1], frames[ends - 1])
+    still = open_readers([source], Window((0, 1), (0,), (), (1,)), tmp_path)[0]
+    for name, every in still._frames.items():
+        still._frames[name] = every[:1].expand_as(every)  # a video that stands still
+    plan = BatchPlan(
+        still._window, 8, augmentation=AugmentationConfig(brightness=0.5, contrast=0.5, shift_px=3)
+    )
+    batch = MixtureLoader([still], plan).batch(0)
+    now = batch[CAMERAS[0]]
+    assert torch.equal(batch[f"ahead.{CAMERAS[0]}"][:, 0], now[:, 0])
+    assert not torch.equal(now[:, 1], now[:, 0])  # futures are changed on their own
+
+
 def test_without_future_only_the_present_is_gathered(open_loader):
     loader = open_loader(needs_future=lambda step: step % 2 == 0, first_step=10)
     labelled = [step for step in range(40) if loader.choose(step).has_actions]
@@ -239,3 +259,30 @@ def test_the_onset_share_draws_the_moments_of_decision(video_dataset, tmp_path):
     assert drawn[0.0] == pytest.approx(even, abs=0.03)
     assert drawn[0.5] == pytest.approx(0.5 + 0.5 * even, abs=0.03)
     assert drawn[1.0] == 1.0
+
+
+def test_frames_are_drawn_in_proportion_to_their_weights(video_dataset, cache_dir, tmp_path):
+    file, count = tmp_path / "weights.npy", sum(LENGTHS)
+    weights = np.zeros(count, np.float32)
+    weights[[0, 1, LENGTHS[0], count - 1]] = 1.0, 3.0, 4.0, 8.0
+    np.save(file, weights)
+    (reader,) = open_readers([DatasetSource(str(video_dataset), frame_weights=str(file))], WINDOW, cache_dir)
+    drawn = np.bincount(reader.draw_rows(np.random.default_rng(0), 16_000), minlength=count)
+    assert drawn[weights == 0].sum() == 0
+    np.testing.assert_allclose(drawn, 1000 * weights, rtol=0.1)
+    chosen = DatasetSource(
+        str(video_dataset), frame_weights=str(file), episodes=(0,), onset_share=0.5, onset_frames=1
+    )
+    (part,) = open_readers([chosen], WINDOW, cache_dir)
+    drawn = np.bincount(part.draw_rows(np.random.default_rng(0), 8_000), minlength=count)
+    np.testing.assert_allclose(drawn[:2], [5000, 3000], rtol=0.1)  # half by weight, half the first frame
+    assert drawn.sum() == drawn[:2].sum()
+    assert part.left_out().draw_rows(np.random.default_rng(0), 500).min() >= LENGTHS[0]  # evenly again
+
+    for wrong in (weights[:-1], -weights, weights * np.nan):
+        np.save(file, wrong)
+        with pytest.raises(DatasetError, match=r"frame_weights .*needs \(\d+,\), finite"):
+            open_readers([DatasetSource(str(video_dataset), frame_weights=str(file))], WINDOW, cache_dir)
+    source = DatasetSource(str(video_dataset), frame_weights=str(tmp_path / "absent.npy"))
+    with pytest.raises(DatasetError, match=r"absent\.npy: unreadable"):
+        open_readers([source], WINDOW, cache_dir)

@@ -163,8 +163,8 @@ def test_nan_in_the_dataset_stops_and_saves_the_batch(video_dataset, tmp_path, m
 
     real = SourceReader.gather
 
-    def gather(reader, rows, *, world):
-        batch = real(reader, rows, world=world)
+    def gather(reader, rows, **options):
+        batch = real(reader, rows, **options)
         if "action" in batch:
             batch["action"][2, 1, 0] = math.nan
         return batch

@@ -112,8 +112,13 @@ class TinyPolicy(PreTrainedPolicy):
         raise NotImplementedError
 
 
-def make_dataset(root, dtype="video", lengths=LENGTHS, seed=0, vcodec="h264", file_mb=None, objects=True):
-    """A dataset whose every frame, state and action differs from every other."""
+def make_dataset(
+    root, dtype="video", lengths=LENGTHS, seed=0, vcodec="h264", file_mb=None, objects=True, columns=()
+):
+    """A dataset whose every frame, state and action differs from every other.
+
+    columns: further (name, size) columns.
+    """
     image = {"dtype": dtype, "shape": (SIZE, SIZE, 3), "names": ["height", "width", "channels"]}
     joints = {"dtype": "float32", "shape": (STATE,), "names": ["a.pos", "b.pos", "gripper.pos"]}
     features = {name: dict(image) for name in CAMERAS}
@@ -126,6 +131,9 @@ def make_dataset(root, dtype="video", lengths=LENGTHS, seed=0, vcodec="h264", fi
             "shape": (4,),
             "names": ["x0", "y0", "x1", "y1"],
         }
+    for name, size in columns:
+        sizes[name] = size
+        features[name] = {"dtype": "float32", "shape": (size,), "names": [f"n{i}" for i in range(size)]}
     dataset = LeRobotDataset.create(
         "local/tiny",
         FPS,

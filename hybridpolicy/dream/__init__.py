@@ -1,0 +1,1 @@
+"""The world stream as an environment: a policy acts, the world policy imagines what it would see."""
