@@ -150,6 +150,8 @@ def _episode_stats(
 ) -> Stats:
     stats: Stats = {}
     for key, values in columns.items():
+        if meta.features[key]["dtype"] == "string":  # as LeRobot: texts have no statistics
+            continue
         stats[key] = get_feature_stats(values, axis=0, keepdims=values.ndim == 1)
     for key in meta.video_keys:
         stats[key] = {**image_stats(episode.histograms[key]), "count": np.array([episode.length])}

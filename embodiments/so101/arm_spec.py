@@ -49,6 +49,21 @@ def joint_limits(joint: Joint, speed: float) -> JointLimits:
     )
 
 
+def nominal_limits() -> tuple[JointLimits, ...]:
+    """Limits of an arm without a calibration of its own, as the twin: the constants' ranges, no margin."""
+    return tuple(
+        JointLimits(
+            name=motor,
+            lower=joint.lower.value,
+            upper=joint.upper.value,
+            max_velocity=joint.max_velocity.value,
+            max_acceleration=joint.max_acceleration.value,
+            stop_acceleration=joint.max_acceleration.value * STOP_FACTOR,
+        )
+        for motor, joint in zip(MOTORS, SO101.joints, strict=True)
+    )
+
+
 def control_spec(
     port: str, calibration: Path | Calibration, *, first_run: bool = False, **settings: Any
 ) -> ControlSpec:

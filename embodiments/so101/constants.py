@@ -52,6 +52,15 @@ FIXED_JAW_FACE_M = (
 # side offset are left out, so that the arm is exactly planar at wrist_roll 0; the wrist_roll frame's 0.2 mm
 # offset from the pan plane likewise.
 
+# --- What may not be touched, metres -----------------------------------------------------------------------
+# Ours: a grasp aims at the table, and a zero that is 2 degrees off is 16 mm at full reach.
+LOWEST_POINT_M = -0.02
+# Ours: least distances between the middle lines of parts, just inside those of the folded rest pose, in which
+# a real arm lies on its own stops.
+FOREARM_TO_COLUMN_M = 0.020
+GRIPPER_TO_COLUMN_M = 0.045
+GRIPPER_TO_UPPER_ARM_M = 0.028
+
 # --- Servo model ----------------------------------------------------------------------------------------
 SERVO_ARMATURE = 0.028  # kg m^2, JOINT_PROPERTIES
 SERVO_FRICTION_NM = 0.052  # JOINT_PROPERTIES

@@ -60,17 +60,45 @@ TIP = Tool()
 
 def forward(joints_deg: NDArray[np.float64], tool: Tool = TIP) -> TipPose:
     """Pose of `tool` for joints (5,) or (6,); the gripper entry, if any, is ignored."""
-    pan, lift, elbow, wrist, roll = np.radians(np.asarray(joints_deg, dtype=np.float64)[:5])
+    joints = np.asarray(joints_deg, dtype=np.float64)
+    position = chain(joints, (tool,))[-1]
+    _, lift, elbow, wrist, roll = np.radians(joints[:5])
+    return TipPose(position, float(np.degrees(-(lift + elbow + wrist))), float(np.degrees(roll)))
+
+
+def chain(joints_deg: NDArray[np.float64], tools: tuple[Tool, ...] = (TIP,)) -> NDArray[np.float64]:
+    """Points along the arm for joints (…, 5 or 6): (…, 3 + number of tools, 3) metres.
+
+    The axes of shoulder_lift, elbow_flex and wrist_flex, then every tool.
+    """
+    angles = np.radians(np.asarray(joints_deg, dtype=np.float64)[..., :5])
+    pan, lift, elbow, wrist, roll = np.moveaxis(angles, -1, 0)
     e1, e2, e3 = E1 - lift, E2 - lift - elbow, -(lift + elbow + wrist)
-    up, side = tool.up_m * np.cos(roll), tool.up_m * np.sin(roll)
-    radius = c.SHOULDER_RADIUS_M + L1 * np.cos(e1) + L2 * np.cos(e2)
-    radius += tool.forward_m * np.cos(e3) - up * np.sin(e3)
-    height = c.SHOULDER_HEIGHT_M + L1 * np.sin(e1) + L2 * np.sin(e2)
-    height += tool.forward_m * np.sin(e3) + up * np.cos(e3)
+    shoulder = np.zeros_like(pan) + c.SHOULDER_RADIUS_M, np.zeros_like(pan) + c.SHOULDER_HEIGHT_M
+    elbow_at = shoulder[0] + L1 * np.cos(e1), shoulder[1] + L1 * np.sin(e1)
+    wrist_at = elbow_at[0] + L2 * np.cos(e2), elbow_at[1] + L2 * np.sin(e2)
+    straight = np.zeros_like(pan)
+    points = [(*shoulder, straight), (*elbow_at, straight), (*wrist_at, straight)]  # (radius, height, side)
+    for tool in tools:
+        up, side = tool.up_m * np.cos(roll), tool.up_m * np.sin(roll)
+        radius = wrist_at[0] + (tool.forward_m * np.cos(e3) - up * np.sin(e3))
+        height = wrist_at[1] + (tool.forward_m * np.sin(e3) + up * np.cos(e3))
+        points.append((radius, height, side))
     azimuth = -pan  # the pan axis points down: positive pan turns right
-    x = c.PAN_AXIS_X_M + radius * np.cos(azimuth) - side * np.sin(azimuth)
-    y = radius * np.sin(azimuth) + side * np.cos(azimuth)
-    return TipPose(np.array([x, y, height]), float(np.degrees(e3)), float(np.degrees(roll)))
+    return np.stack(
+        [
+            np.stack(
+                (
+                    c.PAN_AXIS_X_M + radius * np.cos(azimuth) - side * np.sin(azimuth),
+                    radius * np.sin(azimuth) + side * np.cos(azimuth),
+                    height,
+                ),
+                axis=-1,
+            )
+            for radius, height, side in points
+        ],
+        axis=-2,
+    )
 
 
 def inverse(

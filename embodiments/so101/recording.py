@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,12 +18,9 @@ import numpy as np
 
 from embodiments.dataset_writer import EncodedEpisode, create_metadata, finish_dataset
 from embodiments.so101.constants import JOINT_NAMES, SO101, TWIN_RATE_HZ
+from embodiments.so101.twin.episode_record import EpisodeRecord
 from embodiments.so101.twin.language import COLOURS, FAMILIES
-from embodiments.so101.twin.shards import (
-    EpisodeRecord,
-    NoiseSettings,
-    ShardRequest,
-)
+from embodiments.so101.twin.shards import NoiseSettings, ShardRequest
 from embodiments.so101.twin.simulation import CAMERAS
 from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.workers import WorkerProcess
@@ -182,7 +179,7 @@ def _record(
             )
             shards.append((plan.shard(index, paths), min(EPISODES_PER_SHARD, num_episodes - start)))
         records, failures = _run_shards(shards, workers, num_episodes, progress)
-        episodes = _encoded(records)
+        episodes = encoded_episodes(records)
         finish_dataset(meta, episodes)
         finished = True
     finally:
@@ -246,7 +243,8 @@ def _open(
     active[process.connection] = (process, shard)
 
 
-def _encoded(records: list[list[EpisodeRecord]]) -> list[EncodedEpisode]:
+def encoded_episodes(records: Sequence[Sequence[EpisodeRecord]]) -> list[EncodedEpisode]:
+    """Records of each shard as the dataset writer takes them; in its videos they follow one another."""
     episodes = []
     for shard, shard_records in enumerate(records):
         start = 0
@@ -258,6 +256,7 @@ def _encoded(records: list[list[EpisodeRecord]]) -> list[EncodedEpisode]:
                 "privileged.objects": record.objects.reshape(length, -1),
                 "privileged.present": record.present.astype(np.float32),
                 "privileged.target": record.target,
+                **record.further,
             }
             histograms = {
                 f"observation.images.{name}": record.histograms[i] for i, name in enumerate(CAMERAS)

@@ -133,4 +133,6 @@ class SO101TwinEnv(gymnasium.Env):
             "monitored": self._episode.monitored,
             "objects": objects,
             "present": present,
+            "sent": self._episode.sent.astype(np.float32),
+            "events": self._episode.events,
         }

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embodiments.so101 import constants as c
+from embodiments.so101.twin.events import EventWatch
 from embodiments.so101.twin.expert import expert_action
 from embodiments.so101.twin.language import COLOURS, Task
 from embodiments.so101.twin.monitor import TaskMonitor
@@ -27,6 +29,7 @@ class EpisodeState:
     scenario: Scenario
     simulation: SimulationState
     monitors: tuple[TaskMonitor, ...]
+    events: EventWatch | None
     step: int
 
 
@@ -40,6 +43,8 @@ class Episode:
         self.simulation = TwinSimulation()
         self._scenario: Scenario | None = None
         self._monitors: tuple[TaskMonitor, ...] = ()
+        self._events: EventWatch | None = None
+        self.sent = np.zeros(c.NUM_JOINTS)  # the last action as the servos took it
         self.step = 0
 
     @property
@@ -60,6 +65,12 @@ class Episode:
         return np.array([monitor.success for monitor in self._monitors])
 
     @property
+    def events(self) -> np.ndarray:
+        """(3,) bool: which of `events.EVENTS` the last tick had."""
+        assert self._events is not None
+        return self._events.found
+
+    @property
     def truncated(self) -> bool:
         """Whether the step limit is reached."""
         return self.step >= self.scenario.max_steps
@@ -73,23 +84,26 @@ class Episode:
         """Lay out the scene of `scenario`."""
         self._scenario = scenario
         self.simulation.reset(draw_layout(scenario.seed, scenario.variation))
-        self._monitors = self._watch(scenario)
-        self.step = 0
+        self._begin_watching()
 
     def restart_task(self) -> None:
         """Give the task anew, to the table as it is now: monitors and the step counter begin again."""
-        self._monitors = self._watch(self.scenario)
-        self.step = 0
+        self._begin_watching()
 
-    def _watch(self, scenario: Scenario) -> tuple[TaskMonitor, ...]:
-        first = self.simulation.table_state()
-        return tuple(TaskMonitor(task, first) for task in (scenario.task, *scenario.monitor))
+    def _begin_watching(self) -> None:
+        first, scenario = self.simulation.table_state(), self.scenario
+        self._monitors = tuple(TaskMonitor(task, first) for task in (scenario.task, *scenario.monitor))
+        self._events = EventWatch(scenario.task, first)
+        self.step = 0
 
     def advance(self, action: np.ndarray) -> None:
         """One tick towards `action` (6,) in reported degrees and percent."""
         self.simulation.tick(action)
+        assert self._events is not None
+        self.sent = self.simulation.within_range(action)
         self.step += 1
         state = self.simulation.table_state()
+        self._events.update(state, np.abs(action - self.sent))
         for monitor in self._monitors:
             monitor.update(state)
 
@@ -116,12 +130,13 @@ class Episode:
     def get_state(self) -> EpisodeState:
         """A snapshot; the episode may go on, the snapshot does not change."""
         monitors = copy.deepcopy(self._monitors)
-        return EpisodeState(self.scenario, self.simulation.get_state(), monitors, self.step)
+        events = copy.deepcopy(self._events)
+        return EpisodeState(self.scenario, self.simulation.get_state(), monitors, events, self.step)
 
     def set_state(self, state: EpisodeState) -> None:
         """Return to a snapshot, from whatever scene is there now."""
         self._scenario = state.scenario
         self.simulation.reset(draw_layout(state.scenario.seed, state.scenario.variation))
         self.simulation.set_state(state.simulation)
-        self._monitors = copy.deepcopy(state.monitors)
+        self._monitors, self._events = copy.deepcopy(state.monitors), copy.deepcopy(state.events)
         self.step = state.step

@@ -69,6 +69,11 @@ class Task:
             raise ValueError("task: three stages given; at most two are supported")
 
     @property
+    def slot(self) -> int | None:
+        """Index in COLOURS of the one block it names; None for two stages, which name two."""
+        return None if self.second else COLOURS.index(self.colour)
+
+    @property
     def name(self) -> str:
         """Short unique name, such as `push_red_left` or `bin_red+touch_blue`."""
         own = "_".join(part for part in (self.verb, self.colour, self.zone) if part)
@@ -87,6 +92,30 @@ def instruction(task: Task, phrasing: int = 0, *, held_out: bool = False) -> str
     if task.second is None:
         return text
     return JOIN.format(first=text, second=instruction(task.second, phrasing, held_out=held_out))
+
+
+def parse(text: str) -> Task:
+    """The task that an instruction of this language asks for; ValueError for any other text."""
+    first, then, rest = text.partition(JOIN.format(first="", second=""))
+    verb_colour_zone = _MEANINGS.get(first)
+    if verb_colour_zone is None:
+        example = instruction(Task("touch", "red"))
+        raise ValueError(f"so101 twin: {text!r} is no instruction of the twin; say it as in {example!r}")
+    return Task(*verb_colour_zone, second=parse(rest) if then else None)
+
+
+def _meanings() -> dict[str, tuple[str, str, str | None]]:
+    return {
+        phrasing.format(colour=colour, zone=zone): (verb, colour, zone if verb == "push" else None)
+        for table in (TRAIN_PHRASINGS, HELD_OUT_PHRASINGS)
+        for verb, phrasings in table.items()
+        for phrasing in phrasings
+        for colour in COLOURS
+        for zone in ZONES
+    }
+
+
+_MEANINGS = _meanings()
 
 
 def words(text: str) -> list[str]:

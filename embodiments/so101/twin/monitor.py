@@ -30,7 +30,7 @@ class TaskMonitor:
         self.success = False
         self.failed = False
         self.stage = 0
-        self._ignored = np.zeros(len(COLOURS), dtype=bool)
+        self._ignored = first.touching.copy()  # what it lets go of when it is told was touched before
         self._begin(task, first)
 
     def _begin(self, task: Task, state: TableState) -> None:

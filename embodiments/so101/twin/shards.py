@@ -13,16 +13,16 @@ import numpy as np
 
 from embodiments.so101 import constants as c
 from embodiments.so101.twin.episode import Episode
-from embodiments.so101.twin.language import COLOURS
+from embodiments.so101.twin.episode_record import EpisodeColumns, EpisodeRecord
 from embodiments.so101.twin.play import PlayController
 from embodiments.so101.twin.scenario import Scenario, make_scenario, swap
-from embodiments.so101.twin.simulation import CAMERAS
 from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.workers import serve
-from embodiments.video_shard import VideoShard, count_values
+from embodiments.video_shard import VideoShard
 
 DEMONSTRATION_SEEDS = 1_000_000_000  # scene seeds of recordings start here; evaluation stays below
 PLAY_SEEDS = 5_000_000_000
+COLLECTION_SEEDS = 200_000_000  # up to DEMONSTRATION_SEEDS: scenes a policy is let loose on to learn from
 SEEDS_PER_SHARD = 100_000
 TAIL_TICKS = 3  # recorded after success: the expert goes on past the boundary of success
 # Kept of a demonstration of holding still. All its frames show the rest pose, where other demonstrations
@@ -71,21 +71,6 @@ class ShardRequest:
     video_paths: tuple[str, ...]  # one per camera
 
 
-@dataclass
-class EpisodeRecord:
-    """One recorded episode of L frames, pictures already encoded. `family` names what was attempted."""
-
-    success: bool
-    family: str
-    task: str
-    state: np.ndarray  # (L, 6) float32
-    action: np.ndarray  # (L, 6) float32
-    objects: np.ndarray  # (L, K, 2) float32
-    present: np.ndarray  # (L, K) bool
-    target: np.ndarray  # (L, 3) float32: x, y and presence of the block the instruction names, zeros for none
-    histograms: np.ndarray  # (C, 3, 256) int64, of each camera's channels
-
-
 class ShardRecorder:
     """Records the episodes of one shard, one `record` at a time."""
 
@@ -121,22 +106,22 @@ class ShardRecorder:
     def _demonstrate(
         self, scenario: Scenario, rng: np.random.Generator
     ) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
-        columns = _Columns()
+        columns = EpisodeColumns()
         if scenario.family != "absent" and rng.random() < INTERRUPTED_SHARE:
             self._interrupt(scenario, rng)
         burst = _NoiseBurst(self._request.noise, rng)
         tail = TAIL_TICKS
         while tail >= 0 and not (self._episode.truncated and not self._episode.success):
             action = self._episode.expert_action()
-            columns.add(self._episode, action)
+            columns.add_now(self._episode, action)
             calm = scenario.family == "absent" or self._episode.success
             touching = bool(self._episode.simulation.table_state().touching.any())
             self._episode.advance(action if calm else action + burst.draw(allowed=not touching))
             tail -= int(self._episode.success)
         if scenario.family == "absent":
             columns.keep_first(HOLDING_TICKS)
-        named = None if scenario.task.second else COLOURS.index(scenario.task.colour)  # two stages name two
-        return columns.finish(self._episode.success, scenario.family, scenario.instruction, named)
+        named, success = scenario.task.slot, self._episode.success
+        return columns.finish(success, scenario.family, scenario.instruction, named, keep=success)
 
     def _interrupt(self, scenario: Scenario, rng: np.random.Generator) -> None:
         """Lets the expert go for another block for a moment, unrecorded, then gives it `scenario`."""
@@ -146,16 +131,16 @@ class ShardRecorder:
         self._episode.restart_task()
 
     def _play(self, seed: int) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
-        columns = _Columns()
+        columns = EpisodeColumns()
         controller = PlayController(seed)
         simulation = self._episode.simulation
         for _ in range(self._request.play_ticks):
             action = simulation.true_to_reported(controller.action(simulation.table_state())).astype(
                 np.float32
             )
-            columns.add(self._episode, action)
+            columns.add_now(self._episode, action)
             simulation.tick(action)
-        return columns.finish(True, PLAY_TASK, PLAY_TASK, None)
+        return columns.finish(True, PLAY_TASK, PLAY_TASK, named=None)
 
 
 class _NoiseBurst:
@@ -176,55 +161,6 @@ class _NoiseBurst:
             return np.zeros(c.NUM_JOINTS)
         self._left -= 1
         return self._offset
-
-
-class _Columns:
-    def __init__(self) -> None:
-        self._state: list[np.ndarray] = []
-        self._action: list[np.ndarray] = []
-        self._objects: list[np.ndarray] = []
-        self._present: list[np.ndarray] = []
-        self._pictures: list[list[np.ndarray]] = [[] for _ in CAMERAS]
-
-    def add(self, episode: Episode, action: np.ndarray) -> None:
-        """One frame: what is seen now and the action chosen for it."""
-        for camera, picture in zip(self._pictures, episode.pictures().values(), strict=True):
-            camera.append(picture)
-        objects, present = episode.objects()
-        self._state.append(episode.agent_pos())
-        self._action.append(action)
-        self._objects.append(objects)
-        self._present.append(present)
-
-    def keep_first(self, ticks: int) -> None:
-        """Forgets every frame after the first `ticks`."""
-        for column in (self._state, self._action, self._objects, self._present, *self._pictures):
-            del column[ticks:]
-
-    def finish(
-        self, success: bool, family: str, task: str, named: int | None
-    ) -> tuple[EpisodeRecord, list[list[np.ndarray]]]:
-        """The record and its pictures; `named` is the slot of the block the instruction names."""
-        histograms = np.zeros((len(CAMERAS), 3, 256), dtype=np.int64)
-        if success:
-            for camera, pictures in enumerate(self._pictures):
-                histograms[camera] = count_values(pictures)
-        objects, present = np.stack(self._objects), np.stack(self._present)
-        target = np.zeros((len(objects), 3), dtype=np.float32)
-        if named is not None:
-            target[:, :2], target[:, 2] = objects[:, named], present[:, named]
-        record = EpisodeRecord(
-            success,
-            family,
-            task,
-            np.stack(self._state),
-            np.stack(self._action),
-            objects,
-            present,
-            target,
-            histograms,
-        )
-        return record, self._pictures
 
 
 def shard_worker(handle: int) -> None:

@@ -22,6 +22,7 @@ CHUNKS_PER_TICK = 4  # contacts are looked at and goals advanced this often with
 STEPS_PER_CHUNK = round(1.0 / c.TWIN_RATE_HZ / CHUNKS_PER_TICK / TIMESTEP_S)
 CHUNK_S = STEPS_PER_CHUNK * TIMESTEP_S
 HIDDEN_Z_M = -0.5
+_LOWER, _UPPER = np.array([*c.JOINT_RANGE_DEG, c.GRIPPER_RANGE_PERCENT]).T  # true joints
 _STATE_SPEC = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
@@ -132,6 +133,11 @@ class TwinSimulation:
             mujoco.mju_axisAngle2Quat(turn, _unit(shift[3:]), float(np.linalg.norm(shift[3:])))
             mujoco.mju_mulQuat(turned, self._base.cam_quat[camera], turn)
             self.model.cam_quat[camera] = turned
+
+    def within_range(self, action: np.ndarray) -> np.ndarray:
+        """(6,) what the servos take for `action` (6,), both as reported: clipped to each joint's range."""
+        lower, upper = self.true_to_reported(_LOWER), self.true_to_reported(_UPPER)
+        return np.clip(np.asarray(action, dtype=np.float64), lower, upper)
 
     def tick(self, action: np.ndarray) -> None:
         """Advance 0.1 s towards `action` (6,), absolute targets as the arm reports them, clipped to range."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from embodiments.so101 import constants as c
 from embodiments.so101.twin.episode import NUM_SLOTS, Episode, EpisodeState
+from embodiments.so101.twin.events import EVENTS
 from embodiments.so101.twin.scenario import Scenario
 
 MAX_MONITORED = 8  # the given task and up to seven beside it
@@ -25,6 +26,8 @@ class TableBuffers:
     objects: np.ndarray  # (N, K, 2) float32
     present: np.ndarray  # (N, K) bool
     monitored: np.ndarray  # (N, MAX_MONITORED) bool
+    sent: np.ndarray  # (N, J) float32, the last action as the servos took it
+    events: np.ndarray  # (N, 3) bool, EVENTS of the last tick
     done: np.ndarray  # (N,) bool
     steps: np.ndarray  # (N,) int64
 
@@ -38,6 +41,8 @@ class TableBuffers:
             "objects": ((num, NUM_SLOTS, 2), np.float32),
             "present": ((num, NUM_SLOTS), np.bool_),
             "monitored": ((num, MAX_MONITORED), np.bool_),
+            "sent": ((num, c.NUM_JOINTS), np.float32),
+            "events": ((num, len(EVENTS)), np.bool_),
             "done": ((num,), np.bool_),
             "steps": ((num,), np.int64),
         }
@@ -125,5 +130,6 @@ class TableGroup:
         monitored = episode.monitored
         buffers.monitored[index] = False
         buffers.monitored[index, : len(monitored)] = monitored
+        buffers.sent[index], buffers.events[index] = episode.sent, episode.events
         buffers.done[index] = episode.done
         buffers.steps[index] = episode.step

@@ -17,6 +17,9 @@ BLOCK_HALF_M = 0.015
 ZONE_HALF_M = (0.05, 0.036)  # half extents along x and y
 BIN_HALF_M = 0.045  # inner half width
 BIN_WALL_M = 0.03  # wall height
+ZONES_XY_M = ((0.195, 0.150), (0.195, -0.150))  # left and right, before each scene moves them …
+ZONE_SPREAD_M = (0.015, 0.01)  # … by up to this much
+BIN_XY_M = ((0.331, 0.337), (-0.05, 0.05))  # where the bin's middle may be
 BLOCK_X_M = (0.155, 0.232)
 BLOCK_Y_M = (-0.085, 0.085)
 BLOCK_GAP_M = 0.075  # least distance between block centres: open jaws fit between
@@ -119,8 +122,8 @@ def draw_layout(seed: int, variation: Variation) -> Layout:
         present=present,
         block_xy=block_xy,
         block_yaw=azimuth + rng.uniform(-0.2, 0.2, slots),
-        zone_xy=np.stack([_near(rng, (0.195, 0.150)), _near(rng, (0.195, -0.150))]),
-        bin_xy=np.array([rng.uniform(0.331, 0.337), rng.uniform(-0.05, 0.05)]),
+        zone_xy=np.stack([_near(rng, centre) for centre in ZONES_XY_M]),
+        bin_xy=np.array([rng.uniform(*BIN_XY_M[0]), rng.uniform(*BIN_XY_M[1])]),
         distractor_present=distractor_present,
         distractor_xy=distractor_xy,
         rest_deg=REST_DEG + rng.uniform(-1, 1, 6) * np.array([8.0, 3.0, 3.0, 3.0, 6.0, 3.0]),
@@ -135,7 +138,7 @@ def draw_layout(seed: int, variation: Variation) -> Layout:
 
 
 def _near(rng: np.random.Generator, centre: tuple[float, float]) -> np.ndarray:
-    return np.array(centre) + rng.uniform(-1, 1, 2) * np.array([0.015, 0.01])
+    return np.array(centre) + rng.uniform(-1, 1, 2) * np.array(ZONE_SPREAD_M)
 
 
 def _spread(rng: np.random.Generator, count: int) -> np.ndarray:

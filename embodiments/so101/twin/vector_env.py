@@ -183,5 +183,7 @@ class SO101TwinVectorEnv(VectorEnv):
             "monitored": buffers.monitored[:, :width].copy(),
             "objects": buffers.objects.copy(),
             "present": buffers.present.copy(),
+            "sent": buffers.sent.copy(),
+            "events": buffers.events.copy(),
             "steps": buffers.steps.copy(),
         }

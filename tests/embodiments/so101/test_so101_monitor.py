@@ -51,6 +51,13 @@ def test_touch_fails_if_another_block_came_first_or_the_block_moved():
     assert not pushed.success
 
 
+def test_a_block_already_touched_when_the_task_is_given_is_not_the_first():
+    letting_go = TaskMonitor(Task("touch", "red"), state([GREEN]))
+    for one in [state([GREEN])] + [state([RED])] * TOUCH_TICKS:
+        letting_go.update(one)
+    assert letting_go.success
+
+
 def test_push_needs_the_block_in_the_right_zone_for_two_ticks():
     inside = state([RED], red=(0.2, 0.13, 0.015))
     assert run(Task("push", "red", "left"), [inside, inside]).success

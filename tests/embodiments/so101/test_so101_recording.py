@@ -229,6 +229,23 @@ def test_a_recording_does_not_depend_on_the_number_of_workers(recorded, tmp_path
         assert (root / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("family", ["touch", "push", "bin"])
+def test_the_expert_recovers_from_noise_and_from_being_interrupted(family):
+    plan = recording._Plan(
+        kind="demonstration",
+        families=(family,),
+        weights=(1.0,),
+        seed=11,
+        variation=Variation(light_strength=0.6, camera_jitter=0.5),
+        noise=shards.NoiseSettings(),
+        image_size=16,
+        play_ticks=0,
+    )
+    recorder = shards.ShardRecorder(plan.shard(0, ()))
+    recorder._videos = [Keeper(), Keeper()]
+    assert sum(recorder.record().success for _ in range(40)) >= 38
+
+
 def test_noise_moves_the_arm_and_leaves_the_label_the_experts():
     plan = recording._Plan(
         kind="demonstration",
