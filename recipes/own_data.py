@@ -18,6 +18,7 @@ SMALLEST_SIDE = 96  # pixels of the shorter image side after resizing
 HELD_OUT_SHARE = 20  # one episode in so many, the last ones, is only looked at to see what generalises
 CHUNK_S, REPLAN_S = 0.8, 0.2
 WAYPOINTS_S = (0.4, 0.8, 1.2, 1.6, 2.0)
+CHANGES_S = (0.8, 1.6)
 ONSET_S, ONSET_SHARE = 0.3, 0.4  # with several instructions: the moments that tell what was asked
 PASSES = 25  # over the frames of the dataset, within the bounds below
 SAMPLES = (120_000, 2_000_000)
@@ -189,6 +190,8 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
             world_weight=0.5,
             waypoint_weight=4.0 if arm.has_state else 0.0,
             waypoint_offsets=sorted({max(round(s * arm.fps), 1) for s in WAYPOINTS_S}),
+            change_weight=12.0,
+            change_offsets=sorted({max(round(s * arm.fps), 1) for s in CHANGES_S}),
         ),
         stages=[
             StageConfig("world", samples // 4, 32, 1e-3, [video]),

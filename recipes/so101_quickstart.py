@@ -1,5 +1,6 @@
 """Record, train in two stages and evaluate the simulated SO-101 on two cores in twelve minutes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from recipes.twin.job import Budget, run_job
 
 BUDGET = Budget(
     demonstrations=1000, play=400, held_out=40,
-    success=96, swapped=96, paraphrase=48, absent=24, two_stage=24,
+    success=96, swapped=96, paraphrase=48, absent=24, two_stage=24, serial=2,
 )  # fmt: skip
 ACTION_FREE = ("action", "observation.state", "task")
 
@@ -32,8 +33,8 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             n_action_steps=2,
             world_offsets=[4, 8],
             lexicon=[*LEXICON, ","],
-            world_share=0.4,
-            world_weight=0.5,
+            world_share=0.5,
+            world_weight=0.75,
             text_dropout=0.02,  # in ten minutes every sample counts
             state_dropout=0.02,
             camera_dropout=0.02,
@@ -71,6 +72,13 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
         ema_decay=0.995,
         augmentation=AugmentationConfig(brightness=0.1, contrast=0.1),
     )
+
+
+def resized(stage: StageConfig, samples: int, demonstrations: int) -> StageConfig:
+    """`stage` with as many samples, of the first `demonstrations` episodes where it takes a part of them."""
+    seen = tuple(range(demonstrations))
+    sources = [replace(source, episodes=seen) if source.episodes else source for source in stage.sources]
+    return replace(stage, samples=samples, sources=sources)
 
 
 def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | None = None) -> Path:

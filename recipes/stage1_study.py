@@ -6,11 +6,14 @@ from typing import Any
 
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.training.config import TrainConfig
-from recipes.so101_quickstart import BUDGET
+from recipes.so101_quickstart import BUDGET as QUICKSTART
 from recipes.so101_quickstart import recipe as quickstart
+from recipes.so101_quickstart import resized
 from recipes.twin.study import Variant, run_study
 
 SEEDS = (0, 1, 2)
+# So many that no scene is seen often enough to be learned by heart.
+BUDGET = replace(QUICKSTART, demonstrations=3000, held_out=60)
 SAMPLES, SHARE = 80_000, 0.25  # of a cell; and the share of stage 1, where there is one
 COMMAND = "hybridpolicy train --recipe stage1_study"
 
@@ -18,16 +21,20 @@ COMMAND = "hybridpolicy train --recipe stage1_study"
 def recipe(root: str = "outputs/stage1_study") -> TrainConfig:
     """The quickstart's data and sizes, tuned for learning without a privileged loss, as `so101_twin` is."""
     config = quickstart(root)
+    seen, prior = BUDGET.demonstrations - BUDGET.held_out, round(SAMPLES * SHARE)
     world, policy = config.stages
-    source = replace(policy.sources[0], onset_share=0.7)
     return replace(
         config,
         name="stage1_study",
-        policy=replace(config.policy, waypoint_weight=5.0),
-        stages=[
-            replace(world, samples=round(SAMPLES * SHARE)),
-            replace(policy, samples=SAMPLES - round(SAMPLES * SHARE), sources=[source]),
-        ],
+        policy=replace(
+            config.policy,
+            waypoint_weight=4.0,
+            change_weight=24.0,
+            change_offsets=[8, 16],
+            world_share=0.4,
+            world_weight=0.5,
+        ),
+        stages=[resized(world, prior, seen), resized(policy, SAMPLES - prior, seen)],
     )
 
 

@@ -58,7 +58,8 @@ def deploy_on_twin(
     """Starts a simulated arm, plays `episodes` held-out scenes on it and ends it again.
 
     seed: of the first scene; the others follow, families in turn, as `suites.draw_suites`. error_deg: how
-    badly the arm's owner calibrated it; 0 is the arm of the recordings. duration_s: of an episode.
+    badly the arm's owner calibrated it; 0 is the arm of the recordings. duration_s: of an episode. A fault
+    of the arm, as when it presses on the table, costs its episode and stands there as its reason.
     """
     scenarios = draw_scenarios(episodes, seed, FAMILIES, variation)
     folder = Path(tempfile.mkdtemp(prefix="hybridpolicy-arm-"))
@@ -80,6 +81,7 @@ def deploy_on_twin(
                 judge=TableJudge(twin, scenarios),
                 consent=None,
                 keep_frames=keep_frames,
+                clear_faults=True,
             )
             bus = twin.ask("status")
     finally:

@@ -14,6 +14,8 @@ from embodiments.control.client import ControlledArm
 from embodiments.control.link import ArmState, Severity
 from embodiments.control.spec import ControlSpec
 from embodiments.so101.constants import JOINT_NAMES
+from firmware_bridge.safety import State
+from hybridpolicy.location import find_policy
 from recipes.arm.cameras import Cameras
 from recipes.arm.checks import (
     Check,
@@ -65,17 +67,21 @@ def run_policy(
     consent: Consent | None = consent_at_terminal,
     dry_run: bool = False,
     keep_frames: bool = False,
+    clear_faults: bool = False,
 ) -> RunResult:
     """Runs `settings.episodes` episodes; the arm is parked and let go at the end, however it ends.
 
     consent: called before torque; None where starting was the consent. dry_run: checks and one chunk, nothing
-    is energised or moved. Raises CheckFailed, the arm's own errors, PolicyGone.
+    is energised or moved. clear_faults: a fault costs its episode and is cleared, for a simulated arm that
+    nobody stands near; otherwise it ends the run, as an emergency stop always does. Raises CheckpointError,
+    CheckFailed, ArmStopped, the arm's other errors, PolicyGone.
     """
     result = RunResult()
     said: deque[tuple[Severity, str]] = deque()
     with ExitStack() as stack:
         stack.callback(view.close)
-        policy = PolicyProcess(settings.policy, settings.imagine, settings.threads)  # loads meanwhile
+        source = find_policy(settings.policy)
+        policy = PolicyProcess(source, settings.imagine, settings.threads)  # loads meanwhile
         stack.callback(policy.close)
         if settings.record is not None and not dry_run:
             result.folder = run_folder(settings.record)
@@ -101,8 +107,15 @@ def run_policy(
             settings, arm, cameras, policy, result.facts, judge, view, said, recorder, keep_frames
         )
         for number in range(settings.episodes):
-            result.episodes.append(session.play(number))
-            if result.episodes[-1].reason == "by key: quit":
+            episode = session.play(number)
+            result.episodes.append(episode)
+            if episode.stopped is not None:
+                if not clear_faults or episode.stopped.state != State.FAULT:
+                    raise episode.stopped
+                arm.release()  # it may still press on something
+                arm.clear()
+                arm.arm()
+            if episode.reason == "by key: quit":
                 break
         result.last_state = arm.state
         view.event(Severity.INFO, "parking the arm, then letting go")

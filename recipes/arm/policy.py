@@ -237,21 +237,23 @@ class _Planner:
         pixels = {name: picture[None] for name, picture in observation.pixels.items()}
         with torch.inference_mode():
             batch = self.actor.batch(pixels, np.asarray([observation.state]), [observation.task])
-            chunk = self.actor.policy.predict_action_chunk(batch, **self._committed(observation))
+            chunk = self.actor.policy.predict_action_chunk(batch, **self._since_last(observation))
             self._last = (observation.plan_us, chunk)
             positions = self.actor.postprocessor(chunk).float().cpu().numpy()[0]
-        imagined = self.actor.policy.imagined_share > 0 or self.actor.policy.config.imagine == "always"
+        imagined = bool(self.actor.imagined(1)[0])
         return Plan(observation.number, positions, time.perf_counter() - start, imagined)
 
-    def _committed(self, observation: Observation) -> dict[str, Any]:
-        """What of the last chunk is consumed before this one arrives, counted in plan time."""
-        if not observation.delay or self._last is None:
+    def _since_last(self, observation: Observation) -> dict[str, Any]:
+        """How old the last chunk is, and what of it is consumed before this one arrives, in plan time."""
+        if self._last is None:
             return {}
         begun_us, chunk = self._last
         period_us = 1e6 / float(self.actor.policy.config.fps or 1.0)
         done = round((observation.plan_us - begun_us) / period_us)
         left = chunk[0, done:]
-        return {"inference_delay": observation.delay, "prev_chunk_left_over": left} if len(left) else {}
+        if not observation.delay or not len(left):
+            return {"elapsed": done}
+        return {"elapsed": done, "inference_delay": observation.delay, "prev_chunk_left_over": left}
 
 
 def _identity(policy: Any, folder: str) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What is left of a run: a LeRobotDataset, an event log, and the identity of everything that took part.
 
-Columns are those lerobot-record writes for the robot, plus how it went: next.success, next.done,
-intervention, outcome.event, outcome.stop_reason. The action of a frame is the goal
-that was really sent by its end.
+Columns are those lerobot-record writes for the robot, plus those of `hybridpolicy.outcome_schema`. The action
+of a frame is the goal that was really sent by its end.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from embodiments.control.link import Severity
 from embodiments.control.spec import ControlSpec
+from hybridpolicy import outcome_schema
 from recipes.arm.errors import ArmRunError
 
 IDENTITY, EVENTS, DATASET, CONTROL_LOG = "identity.json", "events.jsonl", "dataset", "control.jsonl"
@@ -27,18 +27,19 @@ ROBOT_TYPE = "so_follower"
 PACKAGES = ("lerobot_policy_hybrid", "lerobot", "torch", "numpy", "pyserial")
 BYTES_PER_GB = 1e9
 ENCODER_THREADS = 1
-FLAGS = ("next.success", "next.done", "intervention", "outcome.event")
-STOP_REASON = "outcome.stop_reason"
 
 
 class Frame(NamedTuple):
-    """One tick: pictures, joints measured, the goal sent before it, the task, whether something happened."""
+    """One tick: pictures, joints measured, the goal sent before it, the task, and since the last one: whether
+    something happened, whether what was followed is of an imagining plan.
+    """
 
     pixels: Mapping[str, NDArray[np.uint8]]
     measured: Sequence[float]
     sent: Sequence[float]
     task: str
     event: bool
+    imagined: bool = False
     intervention: bool = False
 
 
@@ -67,9 +68,7 @@ def dataset_features(joints: Sequence[str], shapes: Mapping[str, tuple[int, int,
         for name, shape in shapes.items()
     }
     features |= {"observation.state": dict(numbers), "action": dict(numbers)}
-    features |= {name: {"dtype": "bool", "shape": (1,), "names": None} for name in FLAGS}
-    features[STOP_REASON] = {"dtype": "string", "shape": (1,), "names": None}
-    return features
+    return features | outcome_schema.outcome_features()
 
 
 class Recorder:
@@ -122,29 +121,27 @@ class Recorder:
             return
         held, self._held = self._held, frame
         if held is not None:
-            self._write(held, frame.sent, frame.event)
+            self._write(held._replace(event=frame.event, imagined=frame.imagined), frame.sent)
 
     def end(self, success: bool, reason: str, sent: Sequence[float], intervened: bool = False) -> None:
         """The episode is over; `sent` is the last goal, `intervened` whether a person stopped it."""
         held, self._held = self._held, None
         if held is None:
             return
-        self._write(held._replace(intervention=intervened), sent, held.event, success, reason)
+        self._write(held._replace(intervention=intervened), sent, success, reason)
         self._dataset.save_episode()
         self.episodes += 1
         self._make_room()
 
-    def _write(
-        self, frame: Frame, sent: Sequence[float], event: bool, success: bool = False, reason: str = ""
-    ) -> None:
-        flags = (success, bool(reason), frame.intervention, event)
+    def _write(self, frame: Frame, sent: Sequence[float], success: bool = False, reason: str = "") -> None:
+        flags = (success, bool(reason), frame.intervention, frame.event, frame.imagined)
         self._dataset.add_frame(
             {f"observation.images.{name}": picture for name, picture in frame.pixels.items()}
-            | {name: np.array([flag]) for name, flag in zip(FLAGS, flags, strict=True)}
+            | {name: np.array([flag]) for name, flag in zip(outcome_schema.FLAGS, flags, strict=True)}
             | {
                 "observation.state": np.asarray(frame.measured, np.float32),
                 "action": np.asarray(sent, np.float32),
-                STOP_REASON: reason,
+                outcome_schema.STOP_REASON: reason,
                 "task": frame.task,
             }
         )

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embodiments.control.client import ControlledArm
+from embodiments.control.errors import ArmStopped
 from embodiments.control.link import ArmState, Severity, now_us
 from embodiments.control.setpoints import Supply
 from firmware_bridge.safety import State
@@ -45,7 +46,10 @@ FOLLOWING = (State.HOLD, State.RUN, State.STALE)
 
 @dataclass
 class EpisodeResult:
-    """How one episode went. pauses: (why, seconds). frames: {camera: pictures} where they were kept."""
+    """How one episode went. pauses: (why, seconds). frames: {camera: pictures} where they were kept.
+
+    stopped: the fault or emergency stop that ended it.
+    """
 
     number: int
     task: str
@@ -59,6 +63,7 @@ class EpisodeResult:
     pauses: list[tuple[str, float]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     frames: dict[str, list[NDArray[np.uint8]]] = field(default_factory=dict)
+    stopped: ArmStopped | None = None
 
 
 class Session:
@@ -95,10 +100,11 @@ class Session:
         self._paused: tuple[str, int] | None = None  # why, since when
         self._standing_us: int | None = None  # since when there is nothing to follow
         self._eventful = False  # since the last frame
+        self._imagined = False  # the plan being followed was made with an imagined future
 
     # -- episodes --------------------------------------------------------------------------------------------
     def play(self, number: int) -> EpisodeResult:
-        """One episode, from the start pose to its end; ArmStopped, PolicyGone and the arm's errors end it."""
+        """One episode, from the start pose to its end. PolicyGone and the arm's other errors are raised."""
         if self._settings.start_pose is not None:
             self.steer_to(self._settings.start_pose)
         self._stand()
@@ -109,6 +115,8 @@ class Session:
         self._paused = self._standing_us = None
         try:
             self._follow(result, now_us())
+        except ArmStopped as stop:
+            result.stopped, result.reason = stop, f"{stop.state.name}: {stop.cause.name}"
         except BaseException as error:
             result.reason = result.reason or type(error).__name__
             raise
@@ -145,7 +153,8 @@ class Session:
             for name, picture in look.pixels.items():
                 result.frames.setdefault(name, []).append(picture)
         if self._recorder is not None:
-            self._recorder.add(Frame(look.pixels, state.measured, state.sent, result.task, self._eventful))
+            happened = (self._eventful, self._imagined)
+            self._recorder.add(Frame(look.pixels, state.measured, state.sent, result.task, *happened))
         self._eventful = False
         self._view.show(
             Telemetry(
@@ -284,7 +293,7 @@ class Session:
             return
         chunk, parts = self._led_in(plan.positions)
         self._arm.send_chunk(chunk.tolist(), 1.0 / self._facts.fps / parts, start_us=asked.plan_us)
-        self._begun_us, self._sent_us = asked.plan_us, now_us()
+        self._begun_us, self._sent_us, self._imagined = asked.plan_us, now_us(), plan.imagined
         result.plans += 1
 
     def _led_in(self, chunk: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import logging
 import os
 import pkgutil
 import shutil
@@ -131,6 +132,7 @@ def run_command_line(argv: Sequence[str]) -> int:
         args.parser.print_help()
         return EXIT_REFUSED
     set_rendering_default()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a package of no use here
     try:
         code: int = args.run(args)
         sys.stdout.flush()  # a closed pipe shows here, not at interpreter exit

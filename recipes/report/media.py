@@ -100,6 +100,7 @@ def side_by_side(clip: EpisodeClip) -> Picture:
 def encode_mp4(frames: Picture, fps: float) -> bytes:
     """H.264 baseline, yuv420p: the video every browser plays. `frames` (T, H, W, 3) uint8, `fps` in Hz."""
     large = frames.repeat(VIDEO_PIXEL_SCALE, axis=1).repeat(VIDEO_PIXEL_SCALE, axis=2)
+    av.logging.set_libav_level(av.logging.ERROR)  # LeRobot hands the encoder's chatter to the terminal
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         # One thread: the report is written beside other work, and its bytes must not depend on the machine.

@@ -119,6 +119,22 @@ class Latency(TypedDict):
     always: NotRequired[Percentiles]
 
 
+class Serial(Rate):
+    """The policy over the arm's serial port, as `hybridpolicy arm run` drives it.
+
+    rate_hz          of the control process; missed: of its `cycles`, those over half a period late
+    late_p99_ms      how late the cycles began
+    within_budget    success within the ticks that direct simulation allows; `rate` allows more time
+    """
+
+    rate_hz: float
+    cycles: int
+    missed: int
+    late_p99_ms: float
+    within_budget: float
+    latency_ms: NotRequired[Percentiles]
+
+
 class Throughput(TypedDict):
     """Samples a second of wall time."""
 
@@ -161,6 +177,7 @@ class Report(TypedDict):
     success: NotRequired[Success]
     two_stage: NotRequired[TwoStage]
     imagining: NotRequired[Rate]
+    serial: NotRequired[Serial]
     language: NotRequired[Language]
     world: NotRequired[World]
     stage1: NotRequired[Stage1]
@@ -239,7 +256,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> Path:
 def _rate_problems(report: dict[str, Any]) -> list[str]:
     success = report.get("success", {})
     rates = {f"success.by_task.{name}": rate for name, rate in success.get("by_task", {}).items()}
-    rates |= {key: report[key] for key in ("success", "two_stage", "imagining") if key in report}
+    rates |= {key: report[key] for key in ("success", "two_stage", "imagining", "serial") if key in report}
     problems = []
     for key, rate in rates.items():
         # Rounding to a few digits before writing must not be refused.

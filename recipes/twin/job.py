@@ -8,6 +8,7 @@ import numpy as np
 
 from embodiments.so101.recording import record_demonstrations, record_play
 from embodiments.so101.twin.variation import Variation
+from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.world import measure_world
@@ -16,6 +17,7 @@ from hybridpolicy.training.config import DatasetSource, TrainConfig
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import SourceReader, open_readers
 from hybridpolicy.training.trainer import TrainSummary
+from recipes.arm.deploy import deploy_on_twin
 from recipes.job import Phases, describe_run, train
 from recipes.report.bars import QUICKSTART_BARS, Bar, judge_bars
 from recipes.report.html import write_report_html
@@ -40,6 +42,7 @@ class Budget:
     paraphrase: int
     absent: int
     two_stage: int
+    serial: int = 0  # over the simulated arm's serial port, after everything else
     decoder_steps: int = 500
     clips: int = 48
     strips: int = 6
@@ -81,13 +84,23 @@ def run_job(
         "stage1": describe_stage1(config, summary),
         "command": command,
         "seed": seed,
-        "wall_s": phases.wall_s,
-        "phases": phases.seconds,
         "next_steps": next_steps(summary),
     }
-    report["bars"] = judge_bars(report, bars)
-    write_report_json(output / "report.json", report)
-    return write_report_html(output / "report.html", report, clips, strips, read_metrics(summary.metrics))
+
+    def write() -> Path:
+        report.update(wall_s=phases.wall_s, phases=phases.seconds)
+        report["bars"] = judge_bars(report, bars)
+        write_report_json(output / "report.json", report)
+        return write_report_html(output / "report.html", report, clips, strips, read_metrics(summary.metrics))
+
+    page = write()
+    if not budget.serial:
+        return page
+    del actor  # the policy acts in a process of its own now, beside the arm's: two cores
+    with phases.phase("serial port"):
+        report["serial"], driven = drive_serial(summary.policy_path, budget.serial, variation, progress)
+    clips = driven + clips
+    return write()
 
 
 def record(folder: Path, budget: Budget, variation: Variation, seed: int, progress: Any) -> None:
@@ -134,9 +147,27 @@ def evaluate(
     return figures, [clip(p, actor.policy.config.n_action_steps) for p in played["success"] if p.frames]
 
 
+def drive_serial(
+    policy: Path, episodes: int, variation: Variation, progress: Any
+) -> tuple[dict[str, Any], list[EpisodeClip]]:
+    """Deploys the policy over the serial port of a simulated arm: the report's `serial`, and the clips."""
+    with progress("driving over the serial port", episodes, "episodes") as bar:
+        deployed = deploy_on_twin(policy, episodes, variation=variation)
+        bar.update(episodes, episodes)
+    figures = deployed.figures
+    serial = {
+        **figures["success"],
+        "within_budget": figures["success_within_budget"]["rate"],
+        **{key: figures[key] for key in ("rate_hz", "cycles", "missed", "late_p99_ms")},
+    }
+    if figures["latency_ms"] is not None:
+        serial["latency_ms"] = figures["latency_ms"]
+    return serial, deployed.clips(SO101TwinVectorEnv.metadata["render_fps"])
+
+
 def clip(played: suites.Played, ticks_per_picture: int) -> EpisodeClip:
     """An episode as the report shows it; pictures were kept whenever the policy looked."""
-    rate = suites.SO101TwinVectorEnv.metadata["render_fps"] / ticks_per_picture
+    rate = SO101TwinVectorEnv.metadata["render_fps"] / ticks_per_picture
     frames = {camera: np.stack(pictures) for camera, pictures in played.frames.items()}
     outcome = "success" if played.success[0] else "time limit"
     label = suites.task_label(played.scenario.task)

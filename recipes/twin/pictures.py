@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hybridpolicy.context import present
-from hybridpolicy.decoder import PixelDecoder, train_decoder
+from hybridpolicy.decoder import PixelDecoder, of_view, train_decoder
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.training.loader import SourceReader
 from recipes.report.media import FutureStrip
@@ -22,13 +22,7 @@ def _view_latents(
 ) -> Tensor:
     """Run-time latents (B, P, F) of one view of the newest frames."""
     context = policy.network.encode_context(present(preprocessor(raw), policy.config), policy.embodiment)
-    return _of_view(context.latents, context.cameras, camera, policy.config.tokens_per_view)
-
-
-def _of_view(latents: Tensor, cameras: tuple[str, ...], camera: str, tokens: int) -> Tensor:
-    """(..., V·P, F) → (..., P, F) of one view."""
-    start = cameras.index(camera) * tokens
-    return latents[..., start : start + tokens, :]
+    return of_view(context.latents, context.cameras, camera, policy.config.tokens_per_view)
 
 
 def fit_decoder(
@@ -76,7 +70,7 @@ def future_strips(
     real = policy.network.encode_future(sample).latents
     rows_of = {}
     for name, latents in (("imagined", imagined), ("decoded_real", real)):
-        view = _of_view(latents, context.cameras, camera, config.tokens_per_view)
+        view = of_view(latents, context.cameras, camera, config.tokens_per_view)
         pictures = decoder(view.flatten(0, 1)) * 255.0
         rows_of[name] = (
             pictures.byte().view(*view.shape[:2], *pictures.shape[1:]).permute(0, 1, 3, 4, 2).numpy()

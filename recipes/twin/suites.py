@@ -15,6 +15,7 @@ from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.stats import wilson_interval
+from recipes.twin.rollout import Observation, roll
 
 FAMILIES = ("touch", "push", "bin")
 TABLES = 48  # played together
@@ -74,22 +75,18 @@ def _play_together(
     frames: list[dict[str, list[np.ndarray]]] = [
         {c: [p[i]] for c, p in observation["pixels"].items()} for i in range(keep)
     ]
-    done = np.zeros(len(scenarios), bool)
-    while not done.all():
-        chunk = actor.chunk(observation["pixels"], observation["agent_pos"], texts)
-        horizon = actor.policy.config.n_action_steps
-        for ahead in range(horizon):
-            running = ~done
-            observation, _, terminated, truncated, info = env.step(
-                chunk[:, ahead], render=ahead == horizon - 1
-            )
-            turned = np.abs(observation["agent_pos"] - start)[:, :5].max(axis=1)
-            excursion = np.where(running, np.maximum(excursion, turned), excursion)
-            done = terminated | truncated
+
+    def plan(seen: Observation) -> np.ndarray:
+        return actor.chunk(seen["pixels"], seen["agent_pos"], texts)
+
+    for tick in roll(env, plan, observation, actor.policy.config.n_action_steps):
+        turned = np.abs(tick.after["agent_pos"] - start)[:, :5].max(axis=1)
+        excursion = np.where(tick.running, np.maximum(excursion, turned), excursion)
+        info = tick.info
         for table, kept in enumerate(frames):
-            if running[table]:
+            if tick.looks and tick.running[table]:
                 for camera, pictures in kept.items():
-                    pictures.append(observation["pixels"][camera][table].copy())
+                    pictures.append(tick.after["pixels"][camera][table].copy())
     return [
         Played(scenario, tuple(bool(x) for x in info["monitored"][i][: 1 + len(scenario.monitor)]),
                int(info["steps"][i]), float(excursion[i]), frames[i] if i < keep else {})

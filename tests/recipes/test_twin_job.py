@@ -15,7 +15,7 @@ from recipes.twin import job as twin_job
 
 BUDGET = twin_job.Budget(
     demonstrations=14, play=6, held_out=3, success=6, swapped=6, paraphrase=3, absent=3, two_stage=2,
-    decoder_steps=10, clips=4, strips=2,
+    serial=1, decoder_steps=10, clips=4, strips=2,
 )  # fmt: skip
 
 
@@ -43,8 +43,14 @@ def test_the_report_says_everything_that_was_promised(finished):
     assert report["stage1"]["share_not_demonstrations"] == pytest.approx(0.6)
     assert any("privileged" in option for option in report["options"])
     assert {bar["key"] for bar in report["bars"]} >= {"wall_s", "success.rate", "world.skill"}
+    serial = report["serial"]
+    assert serial["episodes"] == BUDGET.serial
+    assert serial["rate_hz"] == 100
+    assert serial["cycles"] > 100  # the control process really ran
+    assert report["phases"][-1]["name"] == "serial port"
+    assert report["wall_s"] == pytest.approx(sum(phase["seconds"] for phase in report["phases"]))
     html = page.read_text()
-    assert html.count("<video") == BUDGET.clips
+    assert html.count("<video") == BUDGET.clips + BUDGET.serial
     assert report["git"] in html
 
 

@@ -11,9 +11,9 @@ from recipes.arm.record import Frame, Recorder, run_folder, write_identity
 SHAPES = {"front": (24, 32, 3)}
 
 
-def frame(number, event=False):
+def frame(number, event=False, imagined=False):
     pixels = {"front": np.full((24, 32, 3), 10 * number, np.uint8)}
-    return Frame(pixels, [float(number)] * 6, [number + 0.5] * 6, "touch it", event)
+    return Frame(pixels, [float(number)] * 6, [number + 0.5] * 6, "touch it", event, imagined)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_action_is_what_was_sent_by_the_end_of_the_frame(recorder):
 
     kept = recorder()
     for number in range(4):
-        kept.add(frame(number, event=number == 2))
+        kept.add(frame(number, event=number == 2, imagined=number >= 3))
     kept.end(True, "success", [9.0] * 6, intervened=True)
     kept.close()
     dataset = LeRobotDataset("local/x", root=kept.folder / "dataset")
@@ -48,6 +48,7 @@ def test_the_action_is_what_was_sent_by_the_end_of_the_frame(recorder):
     assert flags == {name: [False, False, False, True] for name in flags}
     assert np.asarray(rows["intervention"]).ravel().tolist() == [False, False, False, True]
     assert np.asarray(rows["outcome.event"]).ravel().tolist() == [False, True, False, False]
+    assert np.asarray(rows["policy.imagined"]).ravel().tolist() == [False, False, True, True]
     assert [str(reason) for reason in np.asarray(rows["outcome.stop_reason"]).ravel()] == [
         *[""] * 3,
         "success",

@@ -13,7 +13,8 @@ from embodiments.control.errors import ArmStopped
 from embodiments.feetech.errors import PortUnavailable
 from embodiments.so101.constants import JOINT_NAMES
 from firmware_bridge.safety import State
-from recipes.arm.errors import CheckFailed, PolicyGone
+from hybridpolicy.errors import CheckpointError
+from recipes.arm.errors import PolicyGone
 from recipes.arm.launch import run_policy
 from recipes.arm.setup import RunSettings
 from recipes.arm.view import Key
@@ -146,6 +147,29 @@ def test_keys_end_an_episode_and_stop_the_arm(twin, settings, watched):
     assert twin.ask("joints")["torque"] == [0] * 6
 
 
+def test_a_fault_costs_its_episode_where_it_may_be_cleared(twin, settings, watched):
+    def block(view, telemetry):
+        if telemetry.episode == 1 and telemetry.plans >= 1:
+            view.acts.clear()
+            twin.ask("hand", seconds=0.3, joints={"elbow_flex": START[2] + 30.0})
+            view.event = lambda severity, text: (type(view).event(view, severity, text), release(text))
+
+    def release(text):
+        if text.startswith("episode 1"):
+            twin.ask("let_go")
+
+    view = watched(block)
+    result = run_policy(settings(episodes=2, duration_s=8.0), view, consent=None, clear_faults=True)
+    blocked, free = result.episodes
+    assert (blocked.success, blocked.reason) == (False, "FAULT: STALL")
+    assert blocked.stopped.state == State.FAULT
+    assert blocked.seconds < 8.0
+    assert (free.reason, free.stopped) == ("time limit", None)
+    assert free.plans >= 3
+    assert result.last_state.state == State.HOLD
+    assert twin.ask("joints")["torque"] == [0] * 6
+
+
 def test_the_emergency_stop_key_works_on_the_way_to_the_start(twin, settings, watched):
     view = watched()
     view.pressed = Key.STOP
@@ -158,7 +182,7 @@ def test_the_emergency_stop_key_works_on_the_way_to_the_start(twin, settings, wa
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"policy": "nowhere"}, CheckFailed, "no policy here"),
+        ({"policy": "nowhere"}, CheckpointError, "no policy here"),
         ({"rate_hz": 10.0, "port": "/dev/none", "calibration": "own"}, PortUnavailable, "/dev/none"),
     ],
 )

@@ -1,0 +1,73 @@
+"""What choosing among K candidates gains on the twin, and could gain.
+
+At decision points the simulated table is restored, each candidate executed, and the policy goes on by itself.
+Best-of-K by outcome is the ceiling of any planner; the planner's own choice is compared with a candidate at
+random. Then the same scenes are played whole, with one candidate and with K. The policy needs outcome heads
+and action_law = flow.
+
+Examples:
+  hybridpolicy bench planner --policy path/to/pretrained_model --output planner.json
+  hybridpolicy bench planner --policy path/to/pretrained_model --episodes 48 --candidates 16 --every 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `bench planner`."""
+    parser.add_argument(
+        "--policy", required=True, metavar="PATH_OR_ID", help="what training wrote, or a Hub id"
+    )
+    parser.add_argument("--episodes", type=int, default=24, metavar="N", help="default: %(default)s")
+    parser.add_argument("--candidates", type=int, default=8, metavar="K", help="default: %(default)s")
+    parser.add_argument(
+        "--every", type=int, default=4, metavar="PLANS", help="between decision points; default: %(default)s"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=60_000_000, help="of the first scene; default: %(default)s"
+    )
+    parser.add_argument("--output", metavar="FILE", help="also write everything there as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints success of one candidate, the planner's choice and the oracle's."""
+    from hybridpolicy.evaluation.acting import Actor
+    from recipes.commands.progress import progress
+    from recipes.job import git_revision, machine
+    from recipes.twin.oracle import OracleSettings, measure_planner
+
+    settings = OracleSettings(args.episodes, args.candidates, args.every, args.seed)
+    actor = Actor.load(args.policy)
+    policy = {"path": args.policy, "base": actor.policy.base_hash()}
+    with progress("planner", 3 * args.episodes, "episodes") as bar:
+        found = measure_planner(actor, settings, progress=bar.update)
+    found = {"policy": policy, **found, "machine": machine(), "git": git_revision()}
+    if args.output:
+        file = Path(args.output)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    _print(found)
+    return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    success, loop = found["success"], found["closed_loop"]
+    print(f"{found['points']} decision points; candidates {found['spread']['mean']:.2f} degrees apart")
+    for name, row in (("one candidate", success["one"]), ("planner", success["planner"]),
+                      ("best of K", success["oracle"]), ("whole, one", loop["one"]),
+                      ("whole, planner", loop["planner"])):  # fmt: skip
+        interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
+        print(f"{name:<16}{row['rate']:7.1%}  95 % {interval:<16}  of {row['episodes']}")
+    gains = (("planner − random", found["gain"]["planner"]), ("best − random", found["gain"]["oracle"]),
+             ("whole episodes", loop["gain"]))  # fmt: skip
+    for name, row in gains:
+        print(f"{name:<16}{row['value']:+7.1%}  95 % [{row['low']:+.1%}, {row['high']:+.1%}]")

@@ -1,0 +1,94 @@
+"""Record a policy's own rollouts, failures included.
+
+The output is a LeRobotDataset with the columns of a recording and those of the outcome schema: what the heads
+progress, success and risk are trained on (DatasetSource(outcomes="recorded")). Scenes are apart from those of
+evaluation and of demonstrations. --noise moves the actions of each plan by an offset with that standard
+deviation, degrees and percent of the gripper; what is recorded is what was sent.
+
+Examples:
+  hybridpolicy data collect --policy path/to/policy --env so101_twin --episodes 96 --output own
+  hybridpolicy data collect --policy path/to/policy --env so101_twin --episodes 48 --output more --noise 2
+  hybridpolicy data collect --policy path/to/policy --env so101_twin --episodes 48 --output k8 --planner-k 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from hybridpolicy.couplings import IMAGINE_MODES
+
+ENVIRONMENTS = ("so101_twin",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `data collect`."""
+    parser.add_argument(
+        "--policy", required=True, metavar="PATH_OR_ID", help="what training wrote, or a Hub id"
+    )
+    parser.add_argument("--env", choices=ENVIRONMENTS, required=True, help="where it is let loose")
+    parser.add_argument("--tasks", metavar="NAMES", help="comma-separated; default: touch,push,bin")
+    parser.add_argument("--episodes", type=int, required=True, metavar="N", help="kept, however they end")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the new dataset")
+    parser.add_argument("--seed", type=int, default=0, help="each has its own scenes; default: %(default)s")
+    parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
+    parser.add_argument("--noise", type=float, default=0.0, metavar="DEG", help="default: %(default)s")
+    parser.add_argument(
+        "--planner-k", type=int, metavar="K", help="candidates a plan is chosen from; default: no planner"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plays, records and counts."""
+    from recipes.commands.failures import CommandError
+    from recipes.commands.progress import progress
+
+    if args.imagine and args.planner_k is not None:
+        raise CommandError(
+            "--imagine with --planner-k: a planner imagines every candidate; leave out one of them"
+        )
+    if Path(args.output).exists():  # said before minutes of loading
+        raise CommandError(f"--output {args.output} exists already; choose another folder or remove it")
+
+    from hybridpolicy.evaluation.acting import Actor
+    from hybridpolicy.planner import PlannerSettings
+    from recipes.job import git_revision, machine
+    from recipes.twin.collect import CollectSettings, collect
+    from recipes.twin.suites import FAMILIES
+
+    families = tuple(args.tasks.split(",")) if args.tasks else FAMILIES
+    settings = CollectSettings(args.episodes, args.seed, families, args.noise)
+    actor = Actor.load(args.policy, args.imagine)
+    if args.planner_k is not None:
+        actor.set_planner(PlannerSettings(candidates=args.planner_k))
+    facts = {
+        "policy": {"path": args.policy, "base": actor.policy.base_hash()},
+        "imagine": actor.policy.config.imagine,
+        "planner_k": args.planner_k,
+        "machine": machine(),
+        "git": git_revision(),
+    }
+    with progress("collecting", args.episodes, "episodes") as bar:
+        found = collect(actor, args.output, settings, facts=facts, progress=bar.update)
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    _print(found)
+    print(f"dataset: {args.output}")
+    return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    rows = [*found["by_family"].items(), ("all", found["success"])]
+    width = max(len(name) for name, _ in rows)
+    for name, row in rows:
+        interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
+        print(
+            f"{name:<{width}}  {row['rate']:6.1%}  95 % {interval:<16}  "
+            f"{row['episodes'] - row['failures']} successes, {row['failures']} failures"
+        )
+    events = ", ".join(f"{name} {count}" for name, count in found["eventful_episodes"].items())
+    print(f"{found['frames']} frames; episodes with events: {events}")

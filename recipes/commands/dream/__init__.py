@@ -1,0 +1,1 @@
+"""Act inside a world policy's imagination."""

@@ -1,0 +1,130 @@
+"""Fitting what a world policy needs to be dreamt in, and saying how good its judge is on real episodes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embodiments.so101.twin.foretold import Foretold
+from embodiments.so101.twin.language import COLOURS, parse
+from hybridpolicy.context import present
+from hybridpolicy.dream.checks import check_world
+from hybridpolicy.dream.kit import DreamKit, Probe
+from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.evaluation.world import fit_probe, probe_r2
+from hybridpolicy.training.config import DatasetSource
+from hybridpolicy.training.feed import policy_window
+from hybridpolicy.training.loader import SourceReader, open_readers
+from recipes.twin.pictures import fit_decoder
+
+FRAMES = 4000  # that decoders and probe are fitted on
+JUDGE = f"{Foretold.__module__}:{Foretold.__qualname__}"
+TWIN_COLUMNS = ("privileged.objects", "privileged.present")
+
+
+def fit_dream(
+    policy: Path, dataset: Path, cache_dir: Path, held_out: int, steps: int, progress: Any
+) -> DreamKit:
+    """Fits decoders and probe on `dataset` but for its last `held_out` episodes, and saves them.
+
+    Raises:
+        QueryError: the coupling cannot imagine under actions. ConfigurationError: no episodes left to fit on.
+    """
+    actor = Actor.load(policy)
+    check_world(actor.policy.config)
+    fitting, held = _readers(actor, dataset, cache_dir, held_out)
+    cameras = list(actor.policy.config.cameras)
+    decoders = {}
+    with progress("fitting decoders", len(cameras), "cameras") as bar:
+        for camera in cameras:
+            decoders[camera] = fit_decoder(actor.policy, actor.preprocessor, fitting, camera, FRAMES, steps)
+            bar.advance()
+    has_objects = all(name in fitting.cache.columns for name in TWIN_COLUMNS)
+    kit = DreamKit(decoders, _fit_judge(actor, fitting, held) if has_objects else None)
+    kit.save(policy)
+    return kit
+
+
+def _readers(
+    actor: Actor, dataset: Path, cache_dir: Path, held_out: int
+) -> tuple[SourceReader, SourceReader]:
+    config = actor.policy.config
+    size = (config.image_size[0], config.image_size[1])
+    (every,) = open_readers(
+        [DatasetSource(str(dataset))], policy_window(config), cache_dir,
+        cameras=list(config.cameras.values()), image_size=size,
+    )  # fmt: skip
+    total = every.cache.num_episodes
+    if not 0 < held_out < total:
+        raise ConfigurationError(
+            f"dream fit: {held_out} of {total} episodes held out; allowed 1 … {total - 1}"
+        )
+    fitting = DatasetSource(str(dataset), episodes=tuple(range(total - held_out)))
+    reader = SourceReader(fitting, every.cache, policy_window(config))
+    rest = reader.left_out()
+    assert rest is not None
+    return reader, rest
+
+
+@torch.no_grad()
+def _latents(actor: Actor, reader: SourceReader, rows: np.ndarray) -> torch.Tensor:
+    """Run-time latents (N, V·P, F) at dataset rows."""
+    parts = []
+    for start in range(0, len(rows), 128):
+        raw = actor.preprocessor(reader.gather(rows[start : start + 128], world=False))
+        sample = present(raw, actor.policy.config)
+        parts.append(actor.policy.network.encode_context(sample, actor.policy.embodiment).latents)
+    return torch.cat(parts)
+
+
+def _truth(reader: SourceReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    objects, there = (reader.cache.columns[name][rows] for name in TWIN_COLUMNS)
+    return objects.reshape(len(rows), -1, 2), there > 0.5
+
+
+def _fit_judge(actor: Actor, fitting: SourceReader, held: SourceReader) -> Probe:
+    rng = np.random.default_rng(0)
+    rows = fitting.draw_rows(rng, FRAMES)
+    weights = fit_probe(_latents(actor, fitting, rows).flatten(1).numpy(), *_truth(fitting, rows))
+    checked = held.draw_rows(rng, FRAMES // 4)
+    r2 = probe_r2(weights, _latents(actor, held, checked).flatten(1).numpy(), *_truth(held, checked))
+    probe = Probe(weights, JUDGE, r2, {})
+    return Probe(weights, JUDGE, r2, judge_real_episodes(actor, held, probe))
+
+
+def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dict[str, float]:
+    """How often the judge calls a held-out success one, and how often where another task had been asked.
+
+    {"hits", "false_alarms", "episodes"}: both are shares; the second counts tasks of the same scene.
+    """
+    cache, hits, alarms = reader.cache, [], []
+    texts = sorted(set(cache.tasks))
+    for number, episode in enumerate(reader.source.episodes):
+        rows = np.arange(cache.episode_from[episode], cache.episode_to[episode])
+        text = cache.tasks[cache.columns["task_index"][rows[0]]]
+        objects = probe.read(_latents(actor, reader, rows))
+        _, there = _truth(reader, rows)
+        state = cache.columns["observation.state"][rows]
+        others = [t for t in texts if _is_other(t, text, there[0])]
+        hits.append(_succeeds(text, objects, there, state))
+        alarms.append(_succeeds(others[number % len(others)], objects, there, state))
+    return {
+        "hits": float(np.mean(hits)), "false_alarms": float(np.mean(alarms)), "episodes": float(len(hits)),
+    }  # fmt: skip
+
+
+def _is_other(text: str, asked: str, there: np.ndarray) -> bool:
+    """`text` asks for something else, with a block that is there."""
+    task = parse(text)
+    return task != parse(asked) and bool(there[COLOURS.index(task.colour)])
+
+
+def _succeeds(text: str, objects: np.ndarray, there: np.ndarray, state: np.ndarray) -> bool:
+    judge = Foretold([text], objects[:1], there[:1], state[:1])
+    results: Sequence[bool] = [
+        bool(judge.update(objects[i : i + 1], state[i : i + 1])[0]) for i in range(1, len(objects))
+    ]
+    return results[-1]

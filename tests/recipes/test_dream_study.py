@@ -1,0 +1,115 @@
+"""The study of dreams: how policies are weakened, and what is said of how well two rates agree."""
+
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+
+from embodiments.so101.constants import JOINT_NAMES
+from embodiments.so101.recording import record_demonstrations
+from embodiments.so101.twin.language import LEXICON
+from embodiments.so101.twin.variation import REST_DEG
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
+from recipes.commands import main
+from recipes.twin import dream, dream_study
+from recipes.twin.dream_study import FEWEST_POLICIES, NOISES, SCALES, SHIFTS, Weakened, agreement
+
+
+def rows(true, imagined):
+    return [{"true": {"rate": t}, "imagined": {"rate": i}} for t, i in zip(true, imagined, strict=True)]
+
+
+def test_one_checkpoint_makes_enough_policies():
+    assert 1 + len(NOISES) + len(SCALES) + len(SHIFTS) >= FEWEST_POLICIES
+
+
+def test_weakening_does_what_it_says(monkeypatch):
+    planned = np.full((2, 4, 6), 10.0, np.float32)
+    monkeypatch.setattr(Actor, "chunk", lambda *_: planned.copy())
+    state = np.zeros((2, 6), np.float32)
+
+    def chunk(**settings):
+        return Weakened(SimpleNamespace(), None, None, **settings).chunk({}, state, [])
+
+    np.testing.assert_array_equal(chunk(), planned)
+    np.testing.assert_allclose(chunk(scale=0.3), 3.0)
+    shifted = chunk(shift=5.0)
+    np.testing.assert_allclose(shifted[..., 0], 15.0)
+    np.testing.assert_allclose(shifted[..., 1:], 10.0)
+    noisy = chunk(noise=4.0)
+    assert 3.0 < noisy.std() < 5.0
+    np.testing.assert_array_equal(noisy, chunk(noise=4.0))  # the same policy, the same noise
+
+
+def test_the_answer_is_plain():
+    true = np.linspace(0.0, 1.0, 16)
+    said = agreement(rows(true, 0.2 + 0.8 * true))
+    assert said["spearman"]["value"] == pytest.approx(1.0)
+    assert said["bias"] == pytest.approx(0.1)
+    assert said["plainly"].startswith("The dream ranks policies: rho 1.00")
+    assert "off by 10 points on average (+10 of them bias)" in said["plainly"]
+    shuffled = np.random.default_rng(1).permutation(true)
+    assert agreement(rows(true, shuffled))["plainly"].startswith("The dream cannot be said to rank policies")
+    constant = agreement(rows(true, np.zeros(16)))
+    assert constant["spearman"] is None
+    assert "equally often in the dream: there is no order" in constant["plainly"]
+
+
+@pytest.fixture
+def policy(tmp_path):
+    """The folder of a small untrained policy for the twin, with its pipeline."""
+    torch.manual_seed(0)
+    picture, joints = (
+        PolicyFeature(kind, shape)
+        for kind, shape in ((FeatureType.VISUAL, (3, 32, 32)), (FeatureType.STATE, (6,)))
+    )
+    config = HybridConfig(
+        device="cpu", image_size=[32, 32], width=32, depth=1, heads=2, num_keypoints=8, tokens_per_view=2,
+        keypoint_features=2, frame_channels=16, fps=10.0, lexicon=[*LEXICON, ","], n_action_steps=8,
+        action_feature_names=list(JOINT_NAMES), state_feature_names=list(JOINT_NAMES),
+        input_features={"observation.images.front": picture, "observation.images.wrist": picture,
+                        "observation.state": joints},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
+    )  # fmt: skip
+    stats = {name: {"mean": REST_DEG, "std": np.full(6, 10.0)} for name in ("observation.state", "action")}
+    HybridPolicy(config, dataset_stats=stats).save_pretrained(tmp_path / "policy")
+    for part in make_hybrid_pre_post_processors(config, stats):
+        part.save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
+    """Every part runs on the real ones: recordings, decoders, probe, judge, twin, dream, figures."""
+    data, cache = tmp_path / "data", str(tmp_path / "cache")
+    record_demonstrations(data, 6, image_size=32, workers=1)
+    for name, few in (("NOISES", (30.0,)), ("SCALES", ()), ("SHIFTS", ()), ("FEWEST_POLICIES", 2)):
+        monkeypatch.setattr(dream_study, name, few)
+    monkeypatch.setattr(dream, "FRAMES", 128)
+    asked = ["--dataset", str(data), "--cache-dir", cache]
+    assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", "--steps", "2", *asked]) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert fitted["cameras"] == ["front", "wrist"]
+    assert fitted["probe"]["episodes"] == 2
+    assert 0 <= fitted["probe"]["false_alarms"] <= fitted["probe"]["hits"] <= 1
+    path = dream_study.run_study(
+        policy, [policy], data, tmp_path / "out", episodes=3, first_episode=4, cache_dir=tmp_path / "cache",
+        judge="auto", progress=quiet, workers=0,
+    )  # fmt: skip
+    study = json.loads(path.read_text())
+    assert study["judge"] == "probe"
+    assert [row["policy"] for row in study["policies"]] == [f"as trained, {policy}", "noise 30"]
+    for row in study["policies"]:
+        assert (row["true"]["episodes"], row["imagined"]["episodes"]) == (3, 2)  # two starts are held out
+    assert study["plainly"]
+
+
+@contextmanager
+def quiet(label, total, unit):
+    yield SimpleNamespace(advance=lambda: None)
