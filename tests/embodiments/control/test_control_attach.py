@@ -198,6 +198,14 @@ def test_a_fault_says_its_cause(bench):
     assert arm.state.cause == Cause.OVERLOAD
     with pytest.raises(ConnectionError, match="shoulder_lift overload error"):
         arm.raise_if_stopped()
+    kept = bench.journal.with_suffix(".fault1.jsonl")  # while the process still runs: it could be killed now
+    deadline = time.monotonic() + 10.0
+    while not (lines := kept.read_text().splitlines()) or json.loads(lines[-1])["state"] != State.FAULT:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    states = [json.loads(line)["state"] for line in lines]
+    assert states.count(State.FAULT) == 1
+    assert State.RUN in states
 
 
 def test_attaching_arming_and_letting_go_work_on_a_line_that_loses_a_tenth(bench):
