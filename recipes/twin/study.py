@@ -1,6 +1,7 @@
 """A study: variants of one recipe at equal samples, several seeds, the same held-out scenes, one table.
 
-Every cell (a variant with a seed) is kept in its own folder; run again, a study goes on with those missing.
+study.json is written after every cell (a variant with a seed) and holds all of them; run again, a study goes on
+with those missing. A committed study.json, put into an empty output folder, is gone on with the same way.
 """
 
 import json
@@ -49,39 +50,73 @@ def run_study(
     """Trains and evaluates every cell that is not there yet; returns the path of study.json.
 
     Raises:
-        ConfigurationError: the variants see different numbers of samples.
+        ConfigurationError: the variants see different numbers of samples, or study.json is of another study.
     """
     totals = {variant.name: variant.config.total_samples for variant in variants}
     if len(set(totals.values())) != 1:
         raise ConfigurationError(f"study {title!r}: variants see {totals} samples; make them equal")
+    path = output / "study.json"
+    head = {"title": title, "command": command, "samples": next(iter(totals.values()))}
+    cells = _read_cells(path, head, variants)
     record(output / "data", budget, variation, 0, progress)
-    cells: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
     for seed in seeds:
         for variant in variants:
-            folder = output / "cells" / variant.name / f"seed{seed}"
-            cells[variant.name].append(_cell(variant, seed, folder, budget, variation, progress))
-    study = {
-        "title": title,
-        "command": command,
+            if seed not in cells[variant.name]:
+                folder = output / "cells" / variant.name / f"seed{seed}"
+                cells[variant.name][seed] = _cell(variant, seed, folder, budget, variation, progress)
+                _write(path, head, variants, cells)
+    return path
+
+
+_Cells = dict[str, dict[int, dict[str, Any]]]  # variant's name → seed → what was measured
+
+
+def _read_cells(path: Path, head: dict[str, Any], variants: Sequence[Variant]) -> _Cells:
+    """The cells of a study.json that is there already."""
+    cells: _Cells = {variant.name: {} for variant in variants}
+    if not path.is_file():
+        return cells
+    study = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in head if study.get(name) != head[name]]
+    if different or "cells" not in study:
+        raise ConfigurationError(
+            f"{path}: another study's ({', '.join(different) or 'it holds no cells'}); choose an empty folder"
+        )
+    for name in cells:
+        cells[name] = {int(cell["seed"]): cell for cell in study["cells"].get(name, [])}
+    return cells
+
+
+def _write(path: Path, head: dict[str, Any], variants: Sequence[Variant], cells: _Cells) -> None:
+    """The table of what is there, whole or not at all."""
+    begun = [variant for variant in variants if cells[variant.name]]
+    pairs = [
+        (first, second, factor)
+        for first, second, factor in _pairs(begun)
+        if cells[first.name].keys() & cells[second.name].keys()
+    ]
+    study = head | {
         "machine": machine(),
         "git": git_revision(),
-        "seeds": list(seeds),
-        "samples": next(iter(totals.values())),
-        "variants": [_row(variant, cells[variant.name]) for variant in variants],
-        "effects": [_effect(*pair, cells) for pair in _pairs(variants)],
+        "seeds": sorted({seed for found in cells.values() for seed in found}),
+        "missing": [variant.name for variant in variants if not cells[variant.name]],
+        "variants": [_row(variant, _in_order(cells[variant.name])) for variant in begun],
+        "effects": [_effect(*pair, cells) for pair in pairs],
+        "cells": {variant.name: _in_order(cells[variant.name]) for variant in begun},
     }
-    path = output / "study.json"
-    path.write_text(json.dumps(study, indent=2) + "\n")
-    return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def _in_order(found: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [found[seed] for seed in sorted(found)]
 
 
 def _cell(
     variant: Variant, seed: int, folder: Path, budget: Budget, variation: Variation, progress: Any
 ) -> dict[str, Any]:
-    path = folder / "cell.json"
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
     policy = replace(variant.config.policy, seed=seed)
     config = replace(variant.config, seed=seed, policy=policy, output_dir=str(folder / "train"))
     summary = train(config)
@@ -90,7 +125,7 @@ def _cell(
     normal, imagine = _play_modes(actor, drawn.success, f"{variant.name}, seed {seed}", progress)
     with progress(f"swapped, {variant.name}, seed {seed}", budget.swapped, "episodes") as bar:
         swapped = suites.play(actor, drawn.swapped, progress=bar.update)
-    cell = {
+    return {
         "seed": seed,
         "outcomes": [int(played.success[0]) for played in normal],
         "imagine": imagine,
@@ -99,10 +134,8 @@ def _cell(
         "swapped_success": float(np.mean([played.success[1] for played in swapped])),
         "world": world_figures(actor, config, budget) if _has_world(actor) else None,
         "train_minutes": summary.seconds / 60.0,
+        "git": git_revision(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(cell))
-    return cell
 
 
 def _has_world(actor: Actor) -> bool:
@@ -162,11 +195,10 @@ def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant, str]
             yield first, second, different[0]
 
 
-def _effect(
-    first: Variant, second: Variant, factor: str, cells: dict[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
+def _effect(first: Variant, second: Variant, factor: str, cells: _Cells) -> dict[str, Any]:
     """Success of `first` minus that of `second` on the same scenes, resampled over whole seeds."""
-    left, right = cells[first.name], cells[second.name]
+    both = sorted(cells[first.name].keys() & cells[second.name].keys())
+    left, right = ([cells[variant.name][seed] for seed in both] for variant in (first, second))
     groups = [cell["seed"] for cell in left for _ in cell["outcomes"]]
     interval = paired_bootstrap(
         [x for cell in left for x in cell["outcomes"]],

@@ -1,6 +1,7 @@
 """A study in miniature: equal samples, cells kept and gone on with, effects of what differs in one thing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -79,14 +80,33 @@ def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
     assert effect["difference"]["value"] == pytest.approx(rates[0] - rates[1])
 
 
-def test_a_study_goes_on_with_the_cells_that_are_missing(finished):
+def test_a_study_goes_on_with_the_cells_that_are_missing(finished, tmp_path):
     output, chosen, path = finished
     before = json.loads(path.read_text())
-    kept = output / "cells" / chosen[0].name / "seed0" / "cell.json"
-    stamp = kept.stat().st_mtime_ns
     again = run_study("mini", "command", chosen, (0,), output, BUDGET, Variation(), progress)
-    assert kept.stat().st_mtime_ns == stamp
     assert json.loads(again.read_text()) == before
+    part = before | {"cells": {chosen[0].name: before["cells"][chosen[0].name]}}  # committed, then gone on with
+    (tmp_path / "study.json").write_text(json.dumps(part))
+    shutil.copytree(output / "data", tmp_path / "data")
+    moved = [replace(v, config=retold(v.config, output, tmp_path)) for v in chosen]
+    study = json.loads(
+        run_study("mini", "command", moved, (0,), tmp_path, BUDGET, Variation(), progress).read_text()
+    )
+    assert not (tmp_path / "cells" / chosen[0].name).exists()
+    assert study["cells"][chosen[0].name] == before["cells"][chosen[0].name]
+    assert study["cells"][chosen[1].name][0]["outcomes"] == before["cells"][chosen[1].name][0]["outcomes"]
+    assert study["missing"] == []
+    with pytest.raises(ConfigurationError, match="another study's \\(title\\)"):
+        run_study("maxi", "command", chosen, (0,), output, BUDGET, Variation(), progress)
+
+
+def retold(config, old, new):
+    """`config` with its data and caches below `new`."""
+    stages = [
+        replace(stage, sources=[replace(s, root=s.root.replace(str(old), str(new))) for s in stage.sources])
+        for stage in config.stages
+    ]
+    return replace(config, stages=stages, cache_dir=config.cache_dir.replace(str(old), str(new)))
 
 
 def test_unequal_samples_are_refused(tmp_path):
