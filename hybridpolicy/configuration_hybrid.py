@@ -54,6 +54,7 @@ class HybridConfig(PreTrainedConfig):
     # -- the arm and its clock
     embodiment: str = "arm"
     fps: float | None = None  # filled from the dataset; another control rate is refused
+    calibration: str | None = None  # digest of the calibration of the arm that recorded the data, where known
     action_convention: str = "absolute"  # relative: chunk minus the state it was planned from
 
     # -- architecture of the field, as one row of `couplings.COUPLINGS`

@@ -1,16 +1,20 @@
 """Your own recordings: the arm is read from the dataset, shown, checked, and a fitting run is made."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embodiments.so101.constants import SO101
+from embodiments.feetech.calibration import Calibration
+from embodiments.so101.constants import MOTORS, SO101
 from embodiments.spec import EmbodimentSpec
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.run import read_metadata
+from recipes.arm.record import IDENTITY
 from recipes.commands.data.location import locate
 
 KNOWN_ARMS: tuple[EmbodimentSpec, ...] = (SO101,)
@@ -146,6 +150,21 @@ def read_arm(dataset: str) -> DerivedArm:
     return derive_arm(read_metadata(DatasetSource(*locate(dataset))))
 
 
+def recorded_calibration(root: Path) -> str | None:
+    """Digest of the calibration that `root` was recorded with, as far as it says so.
+
+    From meta/calibration.json, LeRobot's file of the arm copied there by its owner, or from the identity that
+    `hybridpolicy arm run --record` leaves beside its dataset. CalibrationError for a file that is none.
+    """
+    file, identity = root / "meta" / "calibration.json", root.parent / IDENTITY
+    if file.is_file():
+        return Calibration.load(file, MOTORS).digest
+    if identity.is_file():
+        digest = json.loads(identity.read_text(encoding="utf-8")).get("calibration")
+        return None if digest is None else str(digest)
+    return None
+
+
 def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
     """World prior on the dataset's own video, then trunk and expert on its demonstrations.
 
@@ -180,6 +199,7 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
             device=None,
             embodiment=tag,
             fps=arm.fps,
+            calibration=recorded_calibration(Path(root)) if root and arm.known else None,
             action_convention="relative" if arm.state_matches_action else "absolute",
             chunk_size=chunk,
             n_action_steps=max(round(REPLAN_S * arm.fps), 1),

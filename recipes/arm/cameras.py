@@ -1,14 +1,18 @@
-"""LeRobot's cameras with the time their pictures show, on CLOCK_MONOTONIC in microseconds."""
+"""Cameras with the time their pictures show, on CLOCK_MONOTONIC in microseconds."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embodiments.twin_camera.frames import Frame, FrameFileError, FrameReader
+from recipes.arm.camera_process import CameraProcess
 from recipes.arm.errors import CheckFailed
 
 FIRST_PICTURE_S = 10.0
@@ -27,51 +31,48 @@ class Look(NamedTuple):
 
 
 class Cameras:
-    """Connected cameras by the policy's names. Those of LeRobot read in threads of their own."""
+    """Connected cameras by the policy's names. None is read in this process: pictures are mapped memory."""
 
     def __init__(self, configurations: Mapping[str, Mapping[str, Any]]) -> None:
         """`configurations`: name → LeRobot's settings with their `type`, as `--robot.cameras` has them.
 
-        CheckFailed for a type or setting that LeRobot does not know; the cameras' own errors otherwise.
+        CheckFailed for a type or setting that LeRobot does not know, and for a camera that does not connect.
         """
-        import draccus
-        from lerobot.cameras.configs import CameraConfig
-        from lerobot.cameras.opencv import OpenCVCameraConfig  # noqa: F401 - registers its type
-        from lerobot.cameras.utils import make_cameras_from_configs
-
-        import embodiments.twin_camera.configuration  # noqa: F401 - registers its type
-
-        try:
-            parsed = {name: draccus.decode(CameraConfig, dict(c)) for name, c in configurations.items()}
-        except draccus.utils.DecodingError as error:
-            raise CheckFailed(f"cameras: {error}; write them as LeRobot's --robot.cameras") from error
-        self._cameras: dict[str, Any] = {}
-        made = make_cameras_from_configs(parsed)
-        try:
-            for name, camera in made.items():
-                camera.connect()
-                self._cameras[name] = camera
-        except BaseException:
-            self.close()
-            raise
+        types = {name: given.get("type") for name, given in configurations.items()}
+        simulated = {name: Path(configurations[name]["path"]) for name in types if types[name] == "twin"}
+        real = {name: given for name, given in configurations.items() if name not in simulated}
+        self._readers: dict[str, FrameReader] = {}
+        with ExitStack() as stack:
+            self._process = CameraProcess(real) if real else None
+            if self._process is not None:
+                stack.callback(self._process.close)
+            files = simulated | (self._process.frames if self._process is not None else {})
+            for name in configurations:
+                try:
+                    self._readers[name] = FrameReader(files[name])
+                except FrameFileError as error:
+                    raise CheckFailed(f"camera {name}: {error}") from error
+                stack.callback(self._readers[name].close)
+            self._open = stack.pop_all()
 
     @property
     def names(self) -> tuple[str, ...]:
         """In the order of the configuration."""
-        return tuple(self._cameras)
+        return tuple(self._readers)
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """(H, W, 3) of each camera's pictures."""
-        return {name: (int(c.height), int(c.width), 3) for name, c in self._cameras.items()}
+        return {name: (reader.height, reader.width, 3) for name, reader in self._readers.items()}
 
     def look(self) -> Look:
-        """The newest picture of every camera, however old it is."""
-        pixels, times = {}, {}
-        for name, camera in self._cameras.items():
-            pixels[name], times[name] = _newest(camera)
-        oldest = min(times, key=times.__getitem__)
-        return Look(pixels, times[oldest], oldest)
+        """The newest picture of every camera, however old it is; CamerasGone if one is broken."""
+        if self._process is not None:
+            self._process.check()
+        frames = {name: _newest(name, reader) for name, reader in self._readers.items()}
+        oldest = min(frames, key=lambda name: frames[name].source_ns)
+        pixels = {name: frame.pixels for name, frame in frames.items()}
+        return Look(pixels, frames[oldest].source_ns // 1000, oldest)
 
     def look_after(self, moment_us: int, timeout_s: float = FIRST_PICTURE_S) -> Look:
         """The first look that shows nothing from before `moment_us`; CheckFailed if none comes in time."""
@@ -86,19 +87,12 @@ class Cameras:
         return look
 
     def close(self) -> None:
-        """Lets go of every camera."""
-        while self._cameras:
-            self._cameras.popitem()[1].disconnect()
+        """Lets go of every camera; a second call does nothing."""
+        self._open.close()
 
 
-def _newest(camera: Any) -> tuple[NDArray[np.uint8], int]:
-    """A camera's newest picture and when it was taken."""
-    if hasattr(camera, "latest"):  # a camera that knows what its source knows
-        frame = camera.latest()
-        return frame.pixels, frame.source_ns // 1000
-    with camera.frame_lock:  # LeRobot's reading threads: the picture and when it was read, taken together
-        pixels, stamp_s = camera.latest_frame, camera.latest_timestamp
-    if pixels is None or stamp_s is None:
-        raise CheckFailed(f"{camera}: no picture yet; look at its cable")
-    # LeRobot stamps with perf_counter, which on every system of ours is CLOCK_MONOTONIC up to an offset.
-    return pixels, time.monotonic_ns() // 1000 - round((time.perf_counter() - stamp_s) * 1e6)
+def _newest(name: str, reader: FrameReader) -> Frame:
+    frame = reader.latest()
+    if frame is None:
+        raise CheckFailed(f"camera {name}: {reader.path} holds no picture yet; start the twin's cameras")
+    return frame

@@ -94,6 +94,23 @@ def _cameras(port: str, facts: PolicyFacts, cameras: Sequence[str]) -> Check:
     return Check("cameras", ", ".join(facts.cameras))
 
 
+def check_calibration(facts: PolicyFacts, digest: str, file: str) -> Check:
+    """What the arm is calibrated by, beside what the policy's data was recorded with.
+
+    Another one is no refusal: every arm has its own. Joints may then be degrees off, and it says so.
+    """
+    if facts.calibration is None:
+        against = "the policy's data names none"
+    elif facts.calibration == digest:
+        against = "the one the policy's data was recorded with"
+    else:
+        against = (
+            f"NOT the one the policy's data was recorded with ({facts.calibration}): joints may be degrees "
+            "off; on the same arm, restore that file with lerobot-calibrate"
+        )
+    return Check("calibration", f"{digest}: the motors have what {file} says; {against}")
+
+
 def check_limits(port: str, spec: ControlSpec, state: ArmState) -> Check:
     """Every joint has limits, and the arm is not far outside of them."""
     margins = [

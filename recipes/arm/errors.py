@@ -15,3 +15,7 @@ class CheckFailed(ArmRunError):
 
 class PolicyGone(ArmRunError):
     """The policy's process ended or failed; the arm holds."""
+
+
+class CamerasGone(ArmRunError):
+    """A camera or the cameras' process failed; the arm holds."""

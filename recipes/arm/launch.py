@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embodiments.control.client import ControlledArm
+from embodiments.control.errors import ArmStopped
 from embodiments.control.link import ArmState, Severity
 from embodiments.control.spec import ControlSpec
 from embodiments.so101.constants import JOINT_NAMES
@@ -20,6 +21,7 @@ from recipes.arm.cameras import Cameras
 from recipes.arm.checks import (
     Check,
     Latency,
+    check_calibration,
     check_freshness,
     check_latency,
     check_limits,
@@ -110,16 +112,21 @@ def run_policy(
             episode = session.play(number)
             result.episodes.append(episode)
             if episode.stopped is not None:
-                if not clear_faults or episode.stopped.state != State.FAULT:
-                    raise episode.stopped
-                arm.release()  # it may still press on something
-                arm.clear()
-                arm.arm()
+                _clear(arm, episode.stopped, clear_faults)
             if episode.reason == "by key: quit":
                 break
         result.last_state = arm.state
         view.event(Severity.INFO, "parking the arm, then letting go")
     return result
+
+
+def _clear(arm: ControlledArm, stopped: ArmStopped, clear_faults: bool) -> None:
+    """Lets go of an arm in a fault, which may still press on something, and arms it again."""
+    if not clear_faults or stopped.state != State.FAULT:
+        raise stopped
+    arm.release()
+    arm.clear()
+    arm.arm()
 
 
 def _checks(
@@ -135,7 +142,7 @@ def _checks(
     assert facts is not None
     yield from check_policy(port, facts, spec, cameras.names)
     digest = spec.load_calibration().digest
-    yield Check("calibration", f"{digest}: the motors have what {settings.find_calibration().name} says")
+    yield check_calibration(facts, digest, settings.find_calibration().name)
     state = arm.observe(max_age_s=0.5)
     yield check_limits(port, spec, state)
     yield check_freshness(port, cameras)

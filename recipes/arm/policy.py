@@ -6,13 +6,10 @@ T actions, A joints.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -20,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridpolicy.errors import HybridPolicyError
+from recipes.arm.child import spawn
 from recipes.arm.errors import CheckFailed, PolicyGone
 
 LOAD_S = 180.0  # weights from a slow disk, and LeRobot's imports
 END_S = 5.0
-_BOOT = "import sys; from recipes.arm.policy import serve; serve(int(sys.argv[1]), *sys.argv[2:])"
 
 
 class PolicyFacts(NamedTuple):
@@ -32,7 +29,8 @@ class PolicyFacts(NamedTuple):
 
     cameras: names of the pictures it looks at. state_names, action_names: LeRobot's joint names in order.
     action_mean, action_std: (A,) of its training data, in its own units. max_delay: the longest prefix, in
-    actions, that it can be asked to keep (0: it was not trained for real-time chunking). identity: hashes.
+    actions, that it can be asked to keep (0: it was not trained for real-time chunking). identity: hashes. calibration: digest of
+    the one its data was recorded with, where known.
     """
 
     fps: float
@@ -46,6 +44,7 @@ class PolicyFacts(NamedTuple):
     max_delay: int
     imagine: str
     identity: dict[str, Any]
+    calibration: str | None = None
 
     @property
     def period_us(self) -> int:
@@ -88,16 +87,8 @@ class PolicyProcess:
 
     def __init__(self, folder: str, imagine: str | None = None, threads: int = 1) -> None:
         """Starts loading at once. `threads`: of inference, leaving cores to the arm."""
-        self._pipe, child = Pipe()
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        command = [sys.executable, "-c", _BOOT, str(child.fileno()), folder, imagine or "", str(threads)]
-        self._process = subprocess.Popen(
-            command,
-            pass_fds=(child.fileno(),),
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.DEVNULL,
-        )
-        child.close()
+        arguments = (folder, imagine or "", str(threads))
+        self._process, self._pipe = spawn("recipes.arm.policy", *arguments, threads=threads)
         self._folder = folder
         self.pending: Observation | None = None
         # Large pictures do not fit into the pipe at once: a stopped policy must not hold up whoever asks.
@@ -224,6 +215,7 @@ class _Planner:
             max_delay=config.rtc_max_delay if policy.supports_rtc() else 0,
             imagine=config.imagine,
             identity=_identity(policy, folder),
+            calibration=config.calibration,
         )
 
     def reset(self) -> None:

@@ -1,6 +1,7 @@
 """An owner's recording as lerobot-record writes it, 30 Hz, 640×480, two cameras, degrees: one command."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from lerobot.datasets import LeRobotDataset
 
-from embodiments.so101.constants import JOINT_NAMES
+from embodiments.feetech.calibration import Calibration, CalibrationError, MotorCalibration
+from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.training.run import build_policy
 from recipes.commands import main
@@ -81,6 +83,22 @@ def test_one_command_trains_it(recording, tmp_path, capsys):
     assert saved["fps"] == 30.0
     assert saved["action_feature_names"] == list(JOINT_NAMES)
     assert "pen" in saved["lexicon"]
+
+
+def test_the_policy_remembers_the_calibration_of_its_recordings(recording, tmp_path):
+    assert recipe(str(recording)).policy.calibration is None
+    run = tmp_path / "20261121-120000"
+    shutil.copytree(recording, run / "dataset")
+    (run / "identity.json").write_text(json.dumps({"calibration": "0123456789abcdef"}))
+    assert recipe(str(run / "dataset")).policy.calibration == "0123456789abcdef"
+    motors = {name: MotorCalibration(i + 1, 0, 0, 900, 3200) for i, name in enumerate(MOTORS)}
+    file = run / "dataset" / "meta" / "calibration.json"  # its owner says so: this counts first
+    file.write_text(json.dumps({name: motor._asdict() for name, motor in motors.items()}))
+    own = Calibration.from_motors(motors, ("gripper",)).digest
+    assert recipe(str(run / "dataset")).policy.calibration == own
+    file.write_text("{}")
+    with pytest.raises(CalibrationError, match=r"calibration\.json"):
+        recipe(str(run / "dataset"))
 
 
 def test_values_out_of_the_arms_reach_are_refused(tmp_path):

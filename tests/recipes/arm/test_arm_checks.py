@@ -1,5 +1,6 @@
 """What does not fit is said before an arm is energised, one message a misfit."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from embodiments.feetech.calibration import Calibration, MotorCalibration
 from embodiments.so101.arm_spec import control_spec
 from embodiments.so101.constants import JOINT_NAMES, MOTORS
-from recipes.arm.checks import Latency, check_latency, check_policy
+from recipes.arm.checks import Latency, check_calibration, check_latency, check_policy
 from recipes.arm.errors import CheckFailed
 from recipes.arm.policy import Plan, PolicyFacts
 from recipes.arm.setup import RunSettings
@@ -57,6 +58,15 @@ def test_a_policy_of_this_arm_passes(facts, spec):
 def test_what_does_not_fit_is_named(facts, spec, changed, message):
     with pytest.raises(CheckFailed, match=message):
         check_policy("/dev/arm", facts._replace(**changed), spec, ["front", "wrist"])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [(None, "data names none"), ("aa", "the one the policy"), ("bb", r"NOT the one .* \(bb\): joints may be")],
+)
+def test_the_calibration_is_held_against_the_recordings(facts, recorded, words):
+    found = check_calibration(facts._replace(calibration=recorded), "aa", "mine.json").found
+    assert re.search(f"^aa: the motors have what mine.json says; .*{words}", found)
 
 
 @pytest.mark.parametrize(("median", "words"), [(20.0, None), (300.0, "slower than its period"), (601.0, "")])
