@@ -66,7 +66,8 @@ class Journal:
 
     def cycle(self, state: ArmState) -> None:
         """Remember one cycle. What led to a fault is written at once, and stays if this process is killed."""
-        stopped = self._cycles and self._cycles[-1].state not in STOPPED and state.state in STOPPED
+        before = self._cycles[-1].state if self._cycles else state.state
+        stopped = before not in STOPPED and state.state in STOPPED
         self._cycles.append(
             Cycle(state.cycle, state.sent_us, state.measured_us, state.state, state.sent, state.measured)
         )
