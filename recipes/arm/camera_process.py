@@ -40,7 +40,8 @@ class CameraProcess:
         settings = json.dumps({name: dict(given) for name, given in configurations.items()}, default=str)
         self._process, self._pipe = spawn("recipes.arm.camera_process", settings, str(self._folder))
         try:
-            self.frames = {name: Path(path) for name, path in self._connected(sorted(configurations)).items()}
+            found = self._connected(sorted(configurations))
+            self.frames = {name: Path(path) for name, path in found.items()}
         except BaseException:
             self.close()
             raise
@@ -57,7 +58,7 @@ class CameraProcess:
         return dict(value)
 
     def check(self) -> None:
-        """CamerasGone if a camera broke or the process ended; one that shows nothing new is told by its age."""
+        """CamerasGone if a camera broke or their process ended; what shows nothing new is told by its age."""
         with contextlib.suppress(EOFError, OSError):
             if self._pipe.poll(0):
                 raise CamerasGone(f"{self._pipe.recv()}; look at its cable, then start again")
@@ -88,8 +89,9 @@ def serve(handle: int, settings: str, folder: str) -> None:
                 camera = _connect(given)
                 stack.callback(camera.disconnect)
                 first = camera.async_read(1e3 * CONNECT_S / 2)
-                writer = FrameWriter(Path(folder) / f"{name}.frames", *first.shape[:2], float(camera.fps or 0.0))
-            except Exception as error:  # whatever a driver raises is said to the person, by name
+                file = Path(folder) / f"{name}.frames"
+                writer = FrameWriter(file, *first.shape[:2], float(camera.fps or 0.0))
+            except Exception as error:  # noqa: BLE001 - whatever a driver raises is said to the person, by name
                 pipe.send(("refused", f"camera {name}: {type(error).__name__}: {error}"))
                 return
             writer.publish(first, time.monotonic_ns())
@@ -124,7 +126,7 @@ def _publish(name: str, camera: Any, writer: FrameWriter, over: threading.Event,
             pixels = camera.async_read(READ_TIMEOUT_MS)
         except TimeoutError:
             continue
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             with contextlib.suppress(OSError):
                 pipe.send(f"camera {name}: {type(error).__name__}: {error}")
             return
@@ -133,7 +135,4 @@ def _publish(name: str, camera: Any, writer: FrameWriter, over: threading.Event,
 
 def import_camera_types() -> None:
     """Registers LeRobot's camera types that need no driver of their own, and ours."""
-    import lerobot.cameras.opencv
-    import lerobot.cameras.zmq
-
     import embodiments.twin_camera.configuration  # noqa: F401

@@ -29,8 +29,8 @@ class PolicyFacts(NamedTuple):
 
     cameras: names of the pictures it looks at. state_names, action_names: LeRobot's joint names in order.
     action_mean, action_std: (A,) of its training data, in its own units. max_delay: the longest prefix, in
-    actions, that it can be asked to keep (0: it was not trained for real-time chunking). identity: hashes. calibration: digest of
-    the one its data was recorded with, where known.
+    actions, that it can be asked to keep (0: it was not trained for real-time chunking). identity: hashes.
+    calibration: digest of the one its data was recorded with, where known.
     """
 
     fps: float

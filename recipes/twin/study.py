@@ -1,7 +1,7 @@
 """A study: variants of one recipe at equal samples, several seeds, the same held-out scenes, one table.
 
-study.json is written after every cell (a variant with a seed) and holds all of them; run again, a study goes on
-with those missing. A committed study.json, put into an empty output folder, is gone on with the same way.
+study.json is written after every cell (a variant with a seed) and holds all of them; run again, a study goes
+on with those missing. A committed study.json, put into an empty output folder, is gone on with the same way.
 """
 
 import json

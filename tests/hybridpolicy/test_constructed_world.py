@@ -21,7 +21,7 @@ STEPS = {"joint": 450, "cascaded": 300, "autoregressive": 300} | dict.fromkeys(
     ("vla", "representation", "features", "latent_plan"), 200
 )
 LEARNING_RATE = 5e-3
-INVERSE = {"joint": 0.9}  # a tenth of `joint` asks for the action between two states, too few for so few steps
+INVERSE = {"joint": 0.9}  # its tenth of samples for the action between two states is little for so few steps
 DIRECTIONS = ("left", "right", "up", "down")
 
 

@@ -85,7 +85,8 @@ def test_a_study_goes_on_with_the_cells_that_are_missing(finished, tmp_path):
     before = json.loads(path.read_text())
     again = run_study("mini", "command", chosen, (0,), output, BUDGET, Variation(), progress)
     assert json.loads(again.read_text()) == before
-    part = before | {"cells": {chosen[0].name: before["cells"][chosen[0].name]}}  # committed, then gone on with
+    first = chosen[0].name
+    part = before | {"cells": {first: before["cells"][first]}}  # committed, then gone on with
     (tmp_path / "study.json").write_text(json.dumps(part))
     shutil.copytree(output / "data", tmp_path / "data")
     moved = [replace(v, config=retold(v.config, output, tmp_path)) for v in chosen]
