@@ -65,6 +65,7 @@ class HybridConfig(PreTrainedConfig):
     plan_tokens: int = 4  # of coupling = latent_plan
     action_law: str = "regress"
     world_law: str = "regress"
+    explicit: bool = False  # of coupling = cascaded: A sees the imagined future as its pictures are seen
     action_steps: int = 1
     world_steps: int = 1
     world_offsets: list[int] = field(default_factory=lambda: [4, 8])
@@ -148,6 +149,12 @@ class HybridConfig(PreTrainedConfig):
         _one_of("imagine", self.imagine, IMAGINE_MODES)
         row.check_imagine(self.imagine)
         self.check_threshold(self.imagine)
+        if self.explicit and row.world_shown != "clean":
+            able = ", ".join(name for name, each in COUPLINGS.items() if each.world_shown == "clean")
+            raise ConfigurationError(
+                f"hybrid: explicit = true with coupling = {self.coupling}, whose A is not given a future as "
+                f"observed; rows where it is: {able}"
+            )
         self._check_lengths()
         self._check_shares()
         self._check_normalisation()

@@ -1,4 +1,8 @@
-"""Latents to pictures, for people only: trained on real latents, behind a stop-gradient, after the policy."""
+"""Latents to pictures, trained on real latents behind a stop-gradient.
+
+For people to look at, it is trained after the policy (`train_decoder`). With `explicit = true` it is part of
+the policy (`Pictures`): A is then shown the imagined future as its pictures would be seen.
+"""
 
 from itertools import pairwise
 
@@ -28,6 +32,41 @@ class PixelDecoder(nn.Module):
         return torch.sigmoid(F.interpolate(self.out(x), self.image_size, mode="bilinear"))
 
 
+class Pictures(nn.Module):
+    """The policy's own decoders, one per camera."""
+
+    def __init__(self, cameras: list[str], tokens: int, size: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.decoders = nn.ModuleDict({name: PixelDecoder(tokens, size, image_size) for name in cameras})
+
+    def forward(self, latents: Tensor, cameras: tuple[str, ...]) -> dict[str, Tensor]:
+        """(N, V·P, F) run-time latents of `cameras` → {camera: (N, 3, H, W)} in [0, 1]."""
+        views = latents.detach().split(self.tokens, dim=1)
+        return {name: self.decoders[name](x) for name, x in zip(cameras, views, strict=True)}
+
+    def loss(self, latents: Tensor, frames: dict[str, Tensor], valid: dict[str, Tensor]) -> Tensor:
+        """Scalar weighted L1.
+
+        Args:
+            latents: (N, V·P, F) of `frames`. frames: {camera: (N, 3, H, W)} in [0, 1]. valid: {camera: (N,)}.
+        """
+        found = self(latents, tuple(frames))
+        losses = [picture_loss(found[name], frames[name], valid[name]) for name in frames]
+        return torch.stack(losses).mean()
+
+
+def picture_loss(found: Tensor, frames: Tensor, valid: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Scalar: absolute error of (N, 3, H, W), where valid (N,).
+
+    The table is most of every picture: what differs from the `mean` one, arm and blocks, counts more.
+    """
+    mean = frames.mean(dim=0) if mean is None else mean
+    weight = 1.0 + 20.0 * (frames - mean).abs().amax(dim=1, keepdim=True)
+    error = (weight * (found - frames).abs()).mean(dim=(1, 2, 3))
+    return (error * valid).sum() / valid.sum().clamp_min(1)
+
+
 def of_view(latents: Tensor, cameras: tuple[str, ...], camera: str, tokens: int) -> Tensor:
     """(..., V·P, F) → (..., P, F) of one view."""
     start = cameras.index(camera) * tokens
@@ -47,15 +86,13 @@ def train_decoder(
         torch.manual_seed(seed)
         decoder = PixelDecoder(latents.shape[1], latents.shape[2], (frames.shape[-2], frames.shape[-1]))
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=lr, fused=True)
-    # The table is most of every picture: what differs from the mean picture, arm and blocks, counts more.
     mean = frames[:: max(len(frames) // 512, 1)].float().mean(dim=0) / 255.0
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(latents), (batch_size,), generator=generator)
         target = frames[rows].float() / 255.0
         with torch.autocast(latents.device.type, torch.bfloat16):
-            weight = 1.0 + 20.0 * (target - mean).abs().amax(dim=1, keepdim=True)
-            loss = (weight * (decoder(latents[rows].detach()) - target).abs()).mean()
+            loss = picture_loss(decoder(latents[rows].detach()), target, torch.ones(batch_size), mean)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.context import EVERYTHING, Sample, Shown
 from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.decoder import Pictures
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.frames import FrameStack, KeypointReadout, normalise_latents
 from hybridpolicy.future import Future
@@ -146,6 +147,9 @@ class HybridNetwork(nn.Module):
         if config.objects_weight > 0:
             self.objects_out = nn.Linear(len(cameras) * tokens * size, 2 * config.objects_count)
             self.target_out = nn.Linear(len(cameras) * tokens * size, 2)
+        if config.explicit:
+            height, width = config.image_size
+            self.pictures = Pictures(cameras, tokens, size, (height, width))
         self.optional = OptionalContext(config)
 
     @property
@@ -274,6 +278,12 @@ class HybridNetwork(nn.Module):
         latents = self._target_latents(flat).view(count, times - 1, -1, self.frames.size)
         vectors = {name: x[:, 1:] for name, x in sample.vectors.items() if name in self.optional.mask}
         return Future(latents, None if sample.state is None else sample.state[:, 1:], vectors)
+
+    @torch.no_grad()
+    def seen_again(self, latents: Tensor, cameras: tuple[str, ...]) -> Tensor:
+        """(…, V·P, F) → the same: decoded to pictures, those encoded, as `explicit` shows A the future."""
+        pictures = self.pictures(latents.flatten(0, -3), cameras)
+        return self._target_latents(pictures).view_as(latents)
 
     # -- tokens of the future and of the chunk
     def _time(self, tau: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ from hybridpolicy.network import Context, HybridNetwork
 from hybridpolicy.passes import TrainingPass
 from hybridpolicy.plan import TrainingPlan, training_plan
 
+PICTURES = 16  # of a micro-batch are decoded with `explicit`; a decoder costs more than the rest
+
 Part = tuple[Tensor, dict[str, float]]
 """A weighted term of the loss, and what is reported of it."""
 
@@ -95,6 +97,8 @@ class Objective:
             parts.append(self._goal_part(sample, context))
         if config.outcome_weight > 0 and sample.outcome is not None:
             parts.append(self._outcome_part(sample, noise, context, predicted.future, target))
+        if config.explicit and target is not None and self.network.trains_frames:
+            parts.append(self._picture_part(sample, target))
         if config.objects_weight > 0:
             parts += self._privileged_parts(sample, context, shown.text)
         loss = torch.stack([value for value, _ in parts]).sum()
@@ -190,6 +194,14 @@ class Objective:
         ]
         loss = torch.stack(losses).mean()
         return self.config.change_weight * loss, {"change_loss": float(loss.detach())}
+
+    def _picture_part(self, sample: Sample, target: Future) -> Part:
+        """The decoders of `explicit`, on the last future frame of some samples: they learn soon."""
+        some = slice(0, PICTURES)
+        frames = {name: x[some, -1] for name, x in sample.frames.items()}
+        valid = {name: sample.frame_valid[name][some, -1].float() for name in frames}
+        loss = self.network.pictures.loss(target.latents[some, -1], frames, valid)
+        return loss, {"picture_loss": float(loss.detach())}
 
     def _goal_part(self, sample: Sample, context: Context) -> Part:
         loss = goal_spread_loss(context.goal, self.network.goal.word_bags(sample.task))

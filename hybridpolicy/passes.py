@@ -70,7 +70,7 @@ class TrainingPass:
         if plan.world:
             x = self.network.start_future(self.context)
             if target is not None:
-                x = self._jittered(self._corrupted(x, target))
+                x = self._as_shown(self._jittered(self._corrupted(x, target)))
             world = self.network.world_tokens(x, plan.world_tau, self.context, self.embodiment)
             world_there = (plan.world_tau == 0)[:, None].expand(world.shape[:2])
             if target is not None:
@@ -155,6 +155,16 @@ class TrainingPass:
             return corrupt(clean, self.plan.world_tau.view(-1, *[1] * (clean.ndim - 2)), mask, None)
 
         return start.beside(target, at_time)
+
+    def _as_shown(self, future: Future) -> Future:
+        """With `explicit`, what is given clean is given as its pictures are seen."""
+        given = self.plan.world_tau == 1.0
+        if not self.config.explicit or not bool(given.any()):
+            return future
+        seen = self.network.seen_again(future.latents[given], self.context.cameras)
+        latents = future.latents.clone()
+        latents[given] = seen.to(latents.dtype)
+        return replace(future, latents=latents)
 
     def _jittered(self, future: Future) -> Future:
         """Latents with s·ε on them: what is given clean at run time is imagined, and never exact."""

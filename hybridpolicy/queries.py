@@ -3,7 +3,7 @@
 Every query starts from a `Context`, computed once per observation. Legend as in `network`; A action size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -84,7 +84,7 @@ class Queries:
         self._row.require("infer_actions")
         if self._row.world_shown == "blocks":
             return self._roll(context, noise, future=future)[1]
-        prefix = self._with_clean(context, context.prefix, future)
+        prefix = self._with_clean(context, context.prefix, self._as_shown(context, future))
         return self._integrate_actions(prefix, self._start_chunk(context, noise))
 
     def evaluate(self, context: Context, future: Future | None = None) -> Outcome:
@@ -162,10 +162,17 @@ class Queries:
     def _with_future(self, context: Context, noise: CounterNoise) -> Prefix:
         """Context prefix extended by the future, shown as the row trained it."""
         if self._row.world_shown == "clean":
-            return self._with_clean(context, context.prefix, self.imagine(context, noise))
+            imagined = self._as_shown(context, self.imagine(context, noise))
+            return self._with_clean(context, context.prefix, imagined)
         start = torch.zeros(context.size, device=context.latents.device)
         world = self.network.world_tokens(self._start_future(context, noise), start, context, self.embodiment)
         return self.network.streams.encode(world, _all(world), context.prefix)
+
+    def _as_shown(self, context: Context, future: Future) -> Future:
+        """The future as A is given it: its latents, or with `explicit` those of its pictures."""
+        if not self.config.explicit:
+            return future
+        return replace(future, latents=self.network.seen_again(future.latents, context.cameras))
 
     def _with_clean(self, context: Context, prefix: Prefix, future: Future, first: int = 0) -> Prefix:
         done = torch.ones(context.size, device=context.latents.device)

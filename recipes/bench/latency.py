@@ -84,6 +84,12 @@ def coupling_rows() -> Iterator[Row]:
             yield _hybrid("hybrid", policy, imagine, default=imagine == row.imagine[0])
 
 
+def explicit_row() -> Row:
+    """`cascaded` whose actions see the imagined pictures: decoded, and encoded again."""
+    policy = small_policy(coupling="cascaded", explicit=True)
+    return _hybrid("hybrid, explicit", policy, "always", default=False)
+
+
 def step_rows() -> Iterator[Row]:
     """Integration steps of a flow head, with the context kept and with the context run again in each."""
     for steps in STEPS:
@@ -122,7 +128,7 @@ def planner_rows() -> Iterator[Row]:
 
 
 def variant_rows() -> Iterator[Row]:
-    """The default row compiled, in bfloat16 and in int8."""
+    """The default row compiled, in bfloat16 and in int8; `cascaded` by way of pictures."""
     compiled = small_policy(coupling="joint")
     compiled.network.streams.compile(dynamic=False)
     yield _hybrid("hybrid, compiled", compiled, "never", default=False)
@@ -134,6 +140,7 @@ def variant_rows() -> Iterator[Row]:
             return row.call()
 
     yield replace(row, call=call)
+    yield explicit_row()
     quantised = small_policy(coupling="joint")
     torch.ao.quantization.quantize_dynamic(quantised.network.streams, {nn.Linear}, torch.qint8, inplace=True)
     params = _count(small_policy(coupling="joint"))  # quantised weights are no parameters any more
