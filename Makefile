@@ -1,7 +1,7 @@
 # Everything below runs from a clean clone with Python 3.12 and git; no step needs root.
 #   make env          the environment in .venv, from uv.lock (the second time: nothing to do)
 #   make quickstart   record, train, evaluate and report on the simulated arm, 12 minutes on two cores
-#   make test         all tests, offline, 12 minutes on two cores
+#   make test         all tests, offline
 #   make lint         what CI checks before the tests
 #   make format       mends what `make lint` says about formatting
 #   make clean        removes .venv and caches; outputs/ stays
@@ -37,12 +37,8 @@ $(STAMP): uv.lock pyproject.toml
 quickstart: env
 	$(RUN)hybridpolicy quickstart
 
-# Two halves at once, on a core each: what computes, politely and shown afterwards, and what keeps deadlines.
 test: env
-	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
-	OMP_NUM_THREADS=1 nice -n 10 $(RUN)pytest -m "not realtime" -p no:cacheprovider >$$log 2>&1 & computing=$$!; \
-	trap 'kill $$computing' INT TERM; \
-	$(RUN)pytest -m realtime; first=$$?; wait $$computing; second=$$?; cat $$log; exit $$((first | second))
+	$(RUN)pytest
 
 lint: env
 	$(RUN)ruff check .

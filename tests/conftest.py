@@ -7,7 +7,6 @@ import shutil
 import socket
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -25,19 +24,6 @@ os.environ.update(
     }
 )
 os.environ.setdefault("MUJOCO_GL", {"linux": "egl", "darwin": "cgl"}.get(sys.platform, "glfw"))
-
-TESTS = Path(__file__).parent
-# Motion of simulated arms and deadlines of processes: they wait more than they work, and want a free core.
-REALTIME = (
-    "embodiments/control",
-    "embodiments/feetech",
-    "embodiments/so101/serial_twin",
-    "embodiments/so101/test_so101_robot.py",
-    "embodiments/twin_camera",
-    "lerobot",
-    "recipes/arm",
-    "recipes/bench",
-)
 
 _connect = socket.socket.connect
 
@@ -86,8 +72,6 @@ def pytest_collection_modifyitems(config, items):
     if any(item.get_closest_marker("gpu") for item in items):  # importing torch costs seconds
         absent["gpu"] = None if _has_cuda() else "needs a CUDA device; none is visible"
     for item in items:
-        if str(item.path.relative_to(TESTS)).startswith(REALTIME):
-            item.add_marker("realtime")
         for marker, reason in absent.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

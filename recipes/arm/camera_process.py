@@ -110,10 +110,11 @@ def serve(handle: int, settings: str, folder: str) -> None:
 
 def _connect(given: dict[str, Any]) -> Any:
     import draccus
+    import lerobot.cameras.opencv
+    import lerobot.cameras.zmq  # noqa: F401 - registers its type, as the import above
     from lerobot.cameras.configs import CameraConfig
     from lerobot.cameras.utils import make_cameras_from_configs
 
-    import_camera_types()
     (camera,) = make_cameras_from_configs({"": draccus.decode(CameraConfig, given)}).values()
     camera.connect()
     return camera
@@ -131,8 +132,3 @@ def _publish(name: str, camera: Any, writer: FrameWriter, over: threading.Event,
                 pipe.send(f"camera {name}: {type(error).__name__}: {error}")
             return
         writer.publish(pixels, time.monotonic_ns())
-
-
-def import_camera_types() -> None:
-    """Registers LeRobot's camera types that need no driver of their own, and ours."""
-    import embodiments.twin_camera.configuration  # noqa: F401

@@ -70,31 +70,32 @@ def run_policy(
     dry_run: bool = False,
     keep_frames: bool = False,
     clear_faults: bool = False,
+    policy: PolicyProcess | None = None,
 ) -> RunResult:
     """Runs `settings.episodes` episodes; the arm is parked and let go at the end, however it ends.
 
     consent: called before torque; None where starting was the consent. dry_run: checks and one chunk, nothing
     is energised or moved. clear_faults: a fault costs its episode and is cleared, for a simulated arm that
-    nobody stands near; otherwise it ends the run, as an emergency stop always does. Raises CheckpointError,
+    nobody stands near; otherwise it ends the run, as an emergency stop always does. policy: that of the
+    settings, if it is loaded already; it is left running. Raises CheckpointError,
     CheckFailed, ArmStopped, the arm's other errors, PolicyGone.
     """
     result = RunResult()
     said: deque[tuple[Severity, str]] = deque()
     with ExitStack() as stack:
         stack.callback(view.close)
-        source = find_policy(settings.policy)
-        policy = PolicyProcess(source, settings.imagine, settings.threads)  # loads meanwhile
-        stack.callback(policy.close)
+        if policy is None:
+            policy = PolicyProcess(find_policy(settings.policy), settings.imagine, settings.threads)
+            stack.callback(policy.close)
         if settings.record is not None and not dry_run:
             result.folder = run_folder(settings.record)
-        # Before the arm: LeRobot's imports would hold up its heartbeat.
         cameras = Cameras(settings.find_cameras())
         stack.callback(cameras.close)
         spec = settings.control_spec(result.folder / CONTROL_LOG if result.folder else None)
-        result.facts = policy.load()
         arm = ControlledArm(spec, lambda severity, text: said.append((severity, text)))
-        arm.start()
+        arm.start()  # attached, no torque: what is wrong with the arm is said before the policy has loaded
         stack.callback(arm.close)
+        result.facts = policy.load()
         for check in _checks(settings, result, spec, arm, cameras, policy):
             result.checks.append(check)
             view.check(check)

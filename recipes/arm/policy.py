@@ -90,6 +90,7 @@ class PolicyProcess:
         arguments = (folder, imagine or "", str(threads))
         self._process, self._pipe = spawn("recipes.arm.policy", *arguments, threads=threads)
         self._folder = folder
+        self._facts: PolicyFacts | None = None
         self.pending: Observation | None = None
         # Large pictures do not fit into the pipe at once: a stopped policy must not hold up whoever asks.
         self._sender = ThreadPoolExecutor(1, "ask-policy")
@@ -102,12 +103,16 @@ class PolicyProcess:
 
     def load(self) -> PolicyFacts:
         """Waits for the policy; CheckFailed with its own message if it cannot be loaded."""
+        if self._facts is not None:
+            self.reset()
+            return self._facts
         if not self._pipe.poll(LOAD_S):
             raise CheckFailed(f"{self._folder}: the policy has not loaded in {LOAD_S:g} s; look at its disk")
         kind, value = self._receive()
         if kind == "refused":
             raise CheckFailed(str(value))
         facts: PolicyFacts = value
+        self._facts = facts
         return facts
 
     def reset(self) -> None:

@@ -16,6 +16,7 @@ from firmware_bridge.safety import State
 from hybridpolicy.errors import CheckpointError
 from recipes.arm.errors import PolicyGone
 from recipes.arm.launch import run_policy
+from recipes.arm.policy import PolicyProcess
 from recipes.arm.setup import RunSettings
 from recipes.arm.view import Key
 
@@ -36,10 +37,18 @@ def settings(twin, policy_folder):
     )
 
 
-def test_a_dry_run_checks_everything_and_moves_nothing(twin, settings, watched):
+@pytest.fixture(scope="module")
+def loaded(policy_folder):
+    """The policy in its process: every run asks it again, and importing LeRobot costs ten seconds."""
+    process = PolicyProcess(str(policy_folder))
+    yield process
+    process.close()
+
+
+def test_a_dry_run_checks_everything_and_moves_nothing(twin, settings, watched, loaded):
     number = len(twin.goals())
     view = watched()
-    result = run_policy(settings(), view, consent=None, dry_run=True)
+    result = run_policy(settings(), view, consent=None, policy=loaded, dry_run=True)
     assert [check.name for check in view.checks] == [
         *("rate", "joints", "units", "cameras", "calibration", "limits", "freshness", "latency", "control")
     ]
@@ -50,9 +59,11 @@ def test_a_dry_run_checks_everything_and_moves_nothing(twin, settings, watched):
     assert result.episodes == []
 
 
-def test_two_episodes_are_led_recorded_and_the_arm_is_let_go(twin, settings, watched, tmp_path):
+def test_two_episodes_are_led_recorded_and_the_arm_is_let_go(twin, settings, watched, loaded, tmp_path):
     view = watched()
-    result = run_policy(settings(episodes=2, record=tmp_path), view, consent=None, keep_frames=True)
+    result = run_policy(
+        settings(episodes=2, record=tmp_path), view, consent=None, policy=loaded, keep_frames=True
+    )
     assert [episode.reason for episode in result.episodes] == ["time limit"] * 2
     assert all(episode.plans >= 3 for episode in result.episodes)
     assert all(len(episode.frames["front"]) >= 10 for episode in result.episodes)
@@ -91,7 +102,7 @@ def check_record(folder):
     assert tuple(dataset[0]["observation.images.front"].shape) == (3, 32, 32)
 
 
-def test_a_frozen_camera_pauses_the_policy_and_it_goes_on_by_itself(twin, settings, watched):
+def test_a_frozen_camera_pauses_the_policy_and_it_goes_on_by_itself(twin, settings, watched, loaded):
     done = []
 
     def freeze(view, telemetry):
@@ -100,7 +111,7 @@ def test_a_frozen_camera_pauses_the_policy_and_it_goes_on_by_itself(twin, settin
             twin.ask("freeze", camera="front", seconds=1.5)
 
     view = watched(freeze)
-    result = run_policy(settings(duration_s=5.0), view, consent=None)
+    result = run_policy(settings(duration_s=5.0), view, consent=None, policy=loaded)
     assert len(view.said("policy paused: camera front")) == 1
     assert len(view.said("policy goes on")) == 1
     ((why, seconds),) = result.episodes[0].pauses
@@ -117,8 +128,7 @@ def test_a_killed_policy_ends_the_run_and_the_arm_is_let_go(twin, settings, watc
 
     def kill(view, telemetry):
         if not killed and telemetry.plans >= 2:
-            (child,) = policies_of(os.getpid())
-            os.kill(child, signal.SIGKILL)
+            os.kill(max(policies_of(os.getpid())), signal.SIGKILL)
             killed.append(time.monotonic())
 
     view = watched(kill)
@@ -134,20 +144,20 @@ def policies_of(parent):
     return [process.pid for process in processes if any("arm.policy" in word for word in process.cmdline())]
 
 
-def test_keys_end_an_episode_and_stop_the_arm(twin, settings, watched):
+def test_keys_end_an_episode_and_stop_the_arm(twin, settings, watched, loaded):
     def press(view, telemetry):
         if telemetry.plans >= 2:
             view.pressed = Key.SUCCESS if telemetry.episode == 1 else Key.STOP
 
     view = watched(press)
     with pytest.raises(ArmStopped, match="ESTOP"):
-        run_policy(settings(episodes=2, duration_s=20.0), view, consent=None)
+        run_policy(settings(episodes=2, duration_s=20.0), view, consent=None, policy=loaded)
     assert view.said("by key: success")
     assert view.said("emergency stop by key")
     assert twin.ask("joints")["torque"] == [0] * 6
 
 
-def test_a_fault_costs_its_episode_where_it_may_be_cleared(twin, settings, watched):
+def test_a_fault_costs_its_episode_where_it_may_be_cleared(twin, settings, watched, loaded):
     def block(view, telemetry):
         if telemetry.episode == 1 and telemetry.plans >= 1:
             view.acts.clear()
@@ -159,7 +169,9 @@ def test_a_fault_costs_its_episode_where_it_may_be_cleared(twin, settings, watch
             twin.ask("let_go")
 
     view = watched(block)
-    result = run_policy(settings(episodes=2, duration_s=8.0), view, consent=None, clear_faults=True)
+    result = run_policy(
+        settings(episodes=2, duration_s=8.0), view, consent=None, policy=loaded, clear_faults=True
+    )
     blocked, free = result.episodes
     assert (blocked.success, blocked.reason) == (False, "FAULT: STALL")
     assert blocked.stopped.state == State.FAULT
@@ -170,11 +182,11 @@ def test_a_fault_costs_its_episode_where_it_may_be_cleared(twin, settings, watch
     assert twin.ask("joints")["torque"] == [0] * 6
 
 
-def test_the_emergency_stop_key_works_on_the_way_to_the_start(twin, settings, watched):
+def test_the_emergency_stop_key_works_on_the_way_to_the_start(twin, settings, watched, loaded):
     view = watched()
     view.pressed = Key.STOP
     with pytest.raises(ArmStopped, match="ESTOP"):
-        run_policy(settings(), view, consent=None)
+        run_policy(settings(), view, consent=None, policy=loaded)
     assert view.shown == []
     assert twin.ask("joints")["torque"] == [0] * 6
 
