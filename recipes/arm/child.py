@@ -8,7 +8,15 @@ import sys
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-_BOOT = "import sys; from {module} import serve; serve(int(sys.argv[1]), *sys.argv[2:])"
+# bitsandbytes asks for a package of no use here. When `serve` returns everything is put away, and taking torch
+# and LeRobot down module by module takes seconds.
+_BOOT = """
+import logging, os, sys
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+from {module} import serve
+serve(int(sys.argv[1]), *sys.argv[2:])
+os._exit(0)
+"""
 
 
 def spawn(module: str, *arguments: str, threads: int = 1) -> tuple[subprocess.Popen[bytes], Connection]:
