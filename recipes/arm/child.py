@@ -8,8 +8,8 @@ import sys
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-# bitsandbytes asks for a package of no use here. When `serve` returns everything is put away, and taking torch
-# and LeRobot down module by module takes seconds.
+# bitsandbytes asks for a package of no use here. When `serve` returns all is put away, and taking torch and
+# LeRobot down module by module takes seconds.
 _BOOT = """
 import logging, os, sys
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
