@@ -138,14 +138,16 @@ def _ours(twin: dict[str, Any], rate_hz: float, seconds: float, realtime: bool) 
         arm.arm()
         _think_for(arm, thinker, START_S + 2.0)
         first = looking.ask("status")["arms"]["follower"]["goal_writes"]
-        before = thinker.inferences
+        before, missed = thinker.inferences, arm.state.counters.missed
         _think_for(arm, thinker, seconds)
         last = looking.ask("status")["arms"]["follower"]["goal_writes"]
+        missed = arm.state.counters.missed - missed
     attached = next(text for text in said if "attached" in text)
     return {
         "first": first,
         "last": last,
         "inferences": thinker.inferences - before,
+        "missed_by_sender": missed,
         "scheduling": attached.split(", ")[1],
         "stale": sum("RUN -> STALE" in text for text in said),
     }

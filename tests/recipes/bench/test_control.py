@@ -77,6 +77,7 @@ def test_ours_keeps_its_rate_and_lerobot_does_not(rows):
     assert ours["ticks"] >= 190
     assert ours["stale"] == 0
     assert ours["inferences"] > 0
+    assert 0 <= ours["missed_by_sender"] < 20
     assert abs(ours["rate_error"]) < 0.02
     assert ours["jitter_p50_ms"] < 2.0
     for name in ("lerobot-sync", "lerobot-rtc"):
