@@ -158,20 +158,6 @@ def check_normalised(name: str, value: Tensor) -> None:
         )
 
 
-def _labels(batch: dict, count: int) -> tuple[tuple[Tensor, Tensor] | None, ...]:
-    """`Sample`'s outcome, objects and target."""
-    outcome = objects = target = None
-    if "outcome.labels" in batch:
-        outcome = (batch["outcome.labels"].float(), batch["outcome.known"].bool())
-    if "privileged.objects" in batch:
-        positions = batch["privileged.objects"].float().view(count, -1, 2)
-        objects = (positions, batch["privileged.present"].view(count, -1) > 0.5)
-    if "privileged.target" in batch:
-        named = batch["privileged.target"].float().view(count, 3)
-        target = (named[:, :2], named[:, 2] > 0.5)
-    return outcome, objects, target
-
-
 def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sample:
     """Returns the micro-batch in one form.
 
