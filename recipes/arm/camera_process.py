@@ -124,11 +124,10 @@ def _publish(name: str, camera: Any, writer: FrameWriter, over: threading.Event,
     """Every new picture. One that fails to come leaves the last to grow old; a broken camera is reported."""
     while not over.is_set():
         try:
-            pixels = camera.async_read(READ_TIMEOUT_MS)
+            writer.publish(camera.async_read(READ_TIMEOUT_MS), time.monotonic_ns())
         except TimeoutError:
             continue
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything; it is said
             with contextlib.suppress(OSError):
                 pipe.send(f"camera {name}: {type(error).__name__}: {error}")
             return
-        writer.publish(pixels, time.monotonic_ns())

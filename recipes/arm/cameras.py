@@ -39,7 +39,7 @@ class Cameras:
         CheckFailed for a type or setting that LeRobot does not know, and for a camera that does not connect.
         """
         types = {name: given.get("type") for name, given in configurations.items()}
-        simulated = {name: Path(configurations[name]["path"]) for name in types if types[name] == "twin"}
+        simulated = {name: _frame_file(name, configurations[name]) for name in types if types[name] == "twin"}
         real = {name: given for name, given in configurations.items() if name not in simulated}
         self._readers: dict[str, FrameReader] = {}
         with ExitStack() as stack:
@@ -89,6 +89,16 @@ class Cameras:
     def close(self) -> None:
         """Lets go of every camera; a second call does nothing."""
         self._open.close()
+
+
+def _frame_file(name: str, given: Mapping[str, Any]) -> Path:
+    """Where a camera of the simulated arm publishes; its size is the file's, and pictures are RGB."""
+    if set(given) != {"type", "path"}:
+        raise CheckFailed(
+            f"camera {name}: of type twin with {sorted(set(given) - {'type'})}; give its path, as "
+            "`hybridpolicy arm twin` prints it, and nothing else"
+        )
+    return Path(given["path"])
 
 
 def _newest(name: str, reader: FrameReader) -> Frame:

@@ -94,6 +94,8 @@ def look_until(cameras, deadline):
         ({"type": "opencv", "index_or_path": "/nowhere/at/all"}, "camera front: ConnectionError: Failed"),
         ({"type": "opencv", "index_or_path": 0, "brightness": 3}, "camera front: .*brightness"),
         ({"type": "pinhole"}, "camera front: .*pinhole"),
+        ({"type": "twin"}, "camera front: of type twin .*give its path"),
+        ({"type": "twin", "path": "/x.frames", "width": 640}, r"\['path', 'width'\]; give its path"),
         ({"type": "twin", "path": "/nowhere.frames"}, "camera front: .*no frames there"),
     ],
 )
