@@ -154,14 +154,20 @@ def recorded_calibration(root: Path) -> str | None:
     """Digest of the calibration that `root` was recorded with, as far as it says so.
 
     From meta/calibration.json, LeRobot's file of the arm copied there by its owner, or from the identity that
-    `hybridpolicy arm run --record` leaves beside its dataset. CalibrationError for a file that is none.
+    `hybridpolicy arm run --record` leaves beside its dataset. CalibrationError or DatasetError for a file
+    that is none.
     """
     file, identity = root / "meta" / "calibration.json", root.parent / IDENTITY
     if file.is_file():
         return Calibration.load(file, MOTORS).digest
     if identity.is_file():
-        digest = json.loads(identity.read_text(encoding="utf-8")).get("calibration")
-        return None if digest is None else str(digest)
+        try:
+            return str(json.loads(identity.read_text(encoding="utf-8"))["calibration"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{identity}: not what `hybridpolicy arm run --record` leaves beside a dataset ({error!r}); "
+                "move the dataset elsewhere, or put the file right"
+            ) from error
     return None
 
 

@@ -91,6 +91,9 @@ def test_the_policy_remembers_the_calibration_of_its_recordings(recording, tmp_p
     shutil.copytree(recording, run / "dataset")
     (run / "identity.json").write_text(json.dumps({"calibration": "0123456789abcdef"}))
     assert recipe(str(run / "dataset")).policy.calibration == "0123456789abcdef"
+    (run / "identity.json").write_text('{"calib')
+    with pytest.raises(DatasetError, match=r"identity\.json: not what"):
+        recipe(str(run / "dataset"))
     motors = {name: MotorCalibration(i + 1, 0, 0, 900, 3200) for i, name in enumerate(MOTORS)}
     file = run / "dataset" / "meta" / "calibration.json"  # its owner says so: this counts first
     file.write_text(json.dumps({name: motor._asdict() for name, motor in motors.items()}))
