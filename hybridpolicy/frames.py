@@ -48,6 +48,7 @@ class ConvEncoder(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
+        frames = frames.contiguous(memory_format=torch.channels_last)  # what a CPU's convolutions want
         return self.layers(frames * 4.0 - 2.0)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.training.allocator import keep_freed_memory
 from recipes.bench.latency import LARGE, small_policy
 from recipes.bench.peers import CAMERAS, CHUNK, JOINTS, SIZE, TEXT, TEXT_TOKENS, peers
 
@@ -72,6 +73,7 @@ def _steps(name: str) -> tuple[nn.Module, Iterator[dict[str, Any]], Callable[[],
 
 def measure(name: str, seconds: float, precision: str) -> dict[str, float]:
     """Samples a second of forward, backward, clipping and AdamW on one micro-batch in memory; peak MiB."""
+    keep_freed_memory()  # as our trainer does; the peers gain from it too
     policy, batches, after = _steps(name)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)

@@ -127,20 +127,23 @@ def test_a_wrong_supply_is_reported_as_missing_motors_and_leaves_the_port_open(t
 
 def test_two_threads_take_the_port_from_each_other(robot):
     failures = []
+    ends = time.monotonic() + 30.0
 
     def read():
-        for _ in range(100):
+        while not failures and time.monotonic() < ends:
             try:
                 robot.bus.sync_read("Present_Position")
-            except ConnectionError as error:
-                failures.append(str(error))
+            except (OSError, TypeError, LookupError, ValueError) as error:  # in use, or the other took the bytes
+                failures.append(error)
 
+    for _ in range(50):
+        robot.bus.sync_read("Present_Position")  # one thread alone has no trouble
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert any("Port is in use!" in failure for failure in failures)
+    assert failures
 
 
 def test_a_second_program_may_open_the_same_port(twin, robot):
