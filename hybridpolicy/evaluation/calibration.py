@@ -1,7 +1,6 @@
 """Thresholds a trained policy needs at run time, measured on its own rollouts."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.closed_loop import evaluate_policy
+from hybridpolicy.jsonfile import write_json
 
 CONFIG_FILE = "config.json"
 FEWEST_PLANS = 100
@@ -55,6 +55,4 @@ def store_imagination(folder: Path, calibration: ImagineCalibration) -> None:
     path = folder / CONFIG_FILE
     config = json.loads(path.read_text())
     config |= {"imagine": "on_uncertainty", "imagine_threshold": calibration.threshold}
-    part = path.with_name(f".{CONFIG_FILE}.{os.getpid()}.part")
-    part.write_text(json.dumps(config, indent=4) + "\n")
-    part.replace(path)
+    write_json(path, config)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from embodiments.control.link import Severity
 from embodiments.control.spec import ControlSpec
 from hybridpolicy import outcome_schema
+from hybridpolicy.jsonfile import write_json
 from recipes.arm.errors import ArmRunError
 
 IDENTITY, EVENTS, DATASET, CONTROL_LOG = "identity.json", "events.jsonl", "dataset", "control.jsonl"
@@ -195,7 +196,7 @@ def identity(
 
 def write_identity(folder: Path, content: Mapping[str, Any]) -> None:
     """As `identity.json`; what marks a folder as one of our runs."""
-    (folder / IDENTITY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / IDENTITY, content)
 
 
 def _bytes_in(folder: Path) -> int:

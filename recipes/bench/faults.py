@@ -129,9 +129,9 @@ def names() -> list[str]:
 
 
 def run_faults(
-    only: Sequence[str], effort: Effort, advance: Callable[[int, str], None] = lambda count, note: None
+    only: Sequence[str], effort: Effort, keep: Callable[[dict[str, Any]], None] = lambda row: None
 ) -> list[dict[str, Any]]:
-    """The rows of `only` (see `names`), in the table's order; `advance` is called after each."""
+    """The rows of `only` (see `names`), in the table's order; `keep` gets each as it is measured."""
     rows: dict[str, dict[str, Any]] = {}
     chosen = [fault for fault in FAULTS if fault.name in only]
     with LeRobotProcess() as lerobot, LagWitness() as witness:
@@ -139,7 +139,7 @@ def run_faults(
             with _stand(json.loads(settings)) as stand:
                 for fault in (each for each in chosen if json.dumps(dict(each.twin)) == settings):
                     rows[fault.name] = measure(fault, stand, effort, lerobot, witness)
-                    advance(1, fault.name)
+                    keep(rows[fault.name])
     return [rows[fault.name] for fault in chosen]
 
 

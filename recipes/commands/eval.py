@@ -12,7 +12,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from hybridpolicy.couplings import IMAGINE_MODES
@@ -43,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.evaluation import evaluate_policy
+    from hybridpolicy.jsonfile import write_json
     from recipes.commands.progress import progress
 
     with progress(f"evaluating {args.env}", args.episodes, "episodes") as bar:
@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:<{width}}  {row['rate']:6.1%}  95 % {interval:<16}  {row['episodes']} episodes")
     if args.output:
         file = Path(args.output) / "report.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(file, result)
         print(f"report: {file}")
     return 0

@@ -1,6 +1,5 @@
 """Does success in the dream tell success on the table? Many policies of different quality, both ways."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from hybridpolicy.dream.configuration_env import DreamEnvConfig
 from hybridpolicy.dream.vector_env import DreamVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.jsonfile import write_json
 from hybridpolicy.stats import spearman
 from recipes.job import git_revision, machine
 from recipes.twin import suites
@@ -127,9 +127,8 @@ def run_study(
         "machine": machine(), "git": git_revision(), "world": str(world), "judge": env.judged_by,
         "episodes": episodes, "policies": rows, **agreement(rows),
     }  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "dream_study.json"
-    path.write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
+    write_json(path, study)
     return path
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from embodiments.so101.twin.scenario import Scenario, draw_scenarios
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.jsonfile import write_json
 from hybridpolicy.planner import PlannerSettings
 from hybridpolicy.stats import paired_bootstrap
 from hybridpolicy.training.advantage import advantage_weights
@@ -90,7 +91,7 @@ def run_improvement(
         "machine": machine(),
         "git": git_revision(),
     }
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(path, found)
     return path
 
 
@@ -186,6 +187,5 @@ def _evaluated(
         **{name: {**suites.rate(each), "failures": len(each) - sum(each)} for name, each in won.items()},
         "planner_gain": {"value": gain.value, "low": gain.low, "high": gain.high},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(path, found)
     return found

@@ -18,6 +18,7 @@ from embodiments.so101.twin.variation import Variation
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.jsonfile import write_json
 from hybridpolicy.stats import Interval, bootstrap_mean, paired_bootstrap
 from hybridpolicy.training.config import TrainConfig
 from recipes.job import git_revision, machine, train
@@ -104,10 +105,7 @@ def _write(path: Path, head: dict[str, Any], variants: Sequence[Variant], cells:
         "effects": [_effect(*pair, cells) for pair in pairs],
         "cells": {variant.name: _in_order(cells[variant.name]) for variant in begun},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_json(path, study)
 
 
 def _in_order(found: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ def test_two_threads_take_the_port_from_each_other(robot):
         while not failures and time.monotonic() < ends:
             try:
                 robot.bus.sync_read("Present_Position")
-            except (OSError, TypeError, LookupError, ValueError) as error:  # in use, or the other took the bytes
+            except (OSError, TypeError, LookupError, ValueError) as error:  # or its bytes were taken
                 failures.append(error)
 
     for _ in range(50):

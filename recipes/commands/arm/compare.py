@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     import lerobot_policy_hybrid
 
     lerobot_policy_hybrid.register(everything=True)
-    from recipes.arm.compare import compare_on_twin, write_comparison
+    from hybridpolicy.jsonfile import write_json
+    from recipes.arm.compare import compare_on_twin
     from recipes.arm.view import view_for
     from recipes.commands.progress import progress
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         row = found[entry]
         print(f"{name:<22}{row['value']:+7.1%}  95 % [{row['low']:+.1%}, {row['high']:+.1%}]")
     if args.output:
-        write_comparison(Path(args.output), found)
+        write_json(Path(args.output), found)
         print(f"written: {args.output}")
     return 0
 

@@ -3,10 +3,12 @@
 Each fault is injected into a simulated arm on a serial port while our control process drives it, and then
 while LeRobot's SO101Follower does. Rows say what was measured on both sides and whether ours met its target;
 a machine too busy to judge timing is measured and named, and the row is run again. Takes most of an hour as
-it is; --seconds, --soak and --instants make it shorter.
+it is; --seconds, --soak and --instants make it shorter. With --output every row is written as soon as it is
+measured, and a run that was ended goes on with the rows that are missing.
 
 Examples:
   hybridpolicy bench faults --json
+  hybridpolicy bench faults --output faults.json
   hybridpolicy bench faults --only 2-late-120 12-release
   hybridpolicy bench faults --seconds 5 --soak 10 --instants 4
 """
@@ -16,6 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recipes.bench.fault import Effort
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--instants", type=int, default=20, help="of interruption; default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", metavar="FILE", help="write the rows there as they come; go on from it")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; exit code 1 if a target was not met."""
     from hybridpolicy.errors import allowed
+    from hybridpolicy.jsonfile import write_json
     from recipes.bench.fault import Effort
     from recipes.bench.faults import FAULTS, names, run_faults
     from recipes.commands.failures import CommandError
@@ -49,20 +60,57 @@ def run(args: argparse.Namespace) -> int:
     for option in ("seconds", "soak", "instants"):
         if not getattr(args, option) > 0:
             raise CommandError(f"--{option} is {getattr(args, option)}; it must be above 0")
-    with progress("faults", len(only)) as bar:
-        rows = run_faults(only, Effort(args.seconds, args.soak, args.instants), bar.advance)
-    if args.json:
-        from recipes.job import git_revision, machine  # torch: after measuring
+    effort = Effort(args.seconds, args.soak, args.instants)
+    file = Path(args.output) if args.output else None
+    rows = {} if file is None else _rows_of(file, effort)
 
-        json.dump({"machine": machine(), "git": git_revision(), "rows": rows}, sys.stdout, indent=2)
+    def keep(row: dict[str, Any]) -> None:
+        rows[row["fault"]] = row
+        if file is not None:
+            write_json(file, _document(effort, [rows[name] for name in names() if name in rows]))
+        bar.advance(1, row["fault"])
+
+    missing = [name for name in only if name not in rows]
+    with progress("faults", len(missing)) as bar:
+        run_faults(missing, effort, keep)
+    _print([rows[name] for name in names() if name in only], effort, args.json)
+    return 0 if all(rows[name]["pass"] for name in only) else 1
+
+
+def _document(effort: Effort, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    from recipes.job import git_revision, machine
+
+    return {"machine": machine(), "git": git_revision(), "effort": asdict(effort), "rows": [*rows]}
+
+
+def _rows_of(file: Path, effort: Effort) -> dict[str, dict[str, Any]]:
+    """What `--output` holds, by name.
+
+    Raises:
+        CommandError: it is no such file, or one of another effort.
+    """
+    from recipes.commands.failures import CommandError
+
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        rows, made_with = {row["fault"]: row for row in found["rows"]}, found["effort"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"--output {file} holds no rows of `bench faults`; name another file") from error
+    if made_with != asdict(effort):
+        raise CommandError(f"--output {file} was made with {made_with}; repeat those or name another file")
+    return rows
+
+
+def _print(rows: Sequence[dict[str, Any]], effort: Effort, as_json: bool) -> None:
+    if as_json:
+        json.dump(_document(effort, rows), sys.stdout, indent=2)
         print()
-    else:
-        for row in rows:
-            print(
-                f"{row['fault']}: {row['injected']} ({row['target']}): {'met' if row['pass'] else 'NOT MET'}"
-            )
-            print(f"  ours     {row['ours']['text']}")
-            print(f"  lerobot  {row['lerobot']['text']}")
-            if row["starved"]:
-                print(f"  {row['starved']}")
-    return 0 if all(row["pass"] for row in rows) else 1
+        return
+    for row in rows:
+        print(f"{row['fault']}: {row['injected']} ({row['target']}): {'met' if row['pass'] else 'NOT MET'}")
+        print(f"  ours     {row['ours']['text']}")
+        print(f"  lerobot  {row['lerobot']['text']}")
+        if row["starved"]:
+            print(f"  {row['starved']}")

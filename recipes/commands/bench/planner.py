@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints success of one candidate, the planner's choice and the oracle's."""
     from hybridpolicy.evaluation.acting import Actor
+    from hybridpolicy.jsonfile import write_json
     from recipes.commands.progress import progress
     from recipes.job import git_revision, machine
     from recipes.twin.oracle import OracleSettings, measure_planner
@@ -49,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
         found = measure_planner(actor, settings, progress=bar.update)
     found = {"policy": policy, **found, "machine": machine(), "git": git_revision()}
     if args.output:
-        file = Path(args.output)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(args.output), found)
     if args.json:
         print(json.dumps(found, indent=2))
         return 0

@@ -155,12 +155,48 @@ def test_the_list_and_a_misspelt_row(capsys):
     assert "12-release" in capsys.readouterr().err
 
 
-def test_the_command_prints_rows_and_says_by_its_code_whether_all_were_met(capsys, monkeypatch):
-    row = {"fault": "13-owner", "injected": "", "target": "", "ours": {"text": ""}, "lerobot": {"text": ""},
-           "starved": "", "pass": True}  # fmt: skip
-    monkeypatch.setattr(faults, "run_faults", lambda only, effort, advance: [row])
-    assert main(["bench", "faults", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == [row]
-    monkeypatch.setattr(faults, "run_faults", lambda only, effort, advance: [row | {"pass": False}])
-    assert main(["bench", "faults"]) == 1
+def row_of(name, met=True):
+    return {"fault": name, "injected": "", "target": "", "ours": {"text": ""}, "lerobot": {"text": ""},
+            "starved": "", "pass": met}  # fmt: skip
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    """Rows without an arm: the names that were asked for, and those that are not met."""
+    asked, missed = [], set()
+
+    def run_faults(only, effort, keep):
+        for name in only:
+            asked.append(name)
+            keep(row_of(name, name not in missed))
+
+    monkeypatch.setattr(faults, "run_faults", run_faults)
+    return asked, missed
+
+
+def test_the_command_prints_rows_and_says_by_its_code_whether_all_were_met(capsys, measuring):
+    only = ["bench", "faults", "--only", "13-owner"]
+    assert main([*only, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == [row_of("13-owner")]
+    measuring[1].add("13-owner")
+    assert main(only) == 1
     assert "NOT MET" in capsys.readouterr().out
+
+
+def test_rows_are_kept_as_they_come_and_gone_on_with(capsys, measuring, tmp_path):
+    asked, _ = measuring
+    file = tmp_path / "new" / "faults.json"
+    given = ["bench", "faults", "--output", str(file), "--seconds", "5"]
+    assert main([*given, "--only", "13-owner", "12-release"]) == 0
+    assert [row["fault"] for row in json.loads(file.read_text())["rows"]] == ["12-release", "13-owner"]
+    asked.clear()
+    assert main([*given, "--only", "13-owner", "9-far"]) == 0
+    assert asked == ["9-far"]
+    assert len(json.loads(file.read_text())["rows"]) == 3
+    capsys.readouterr()
+    assert main(["bench", "faults", "--output", str(file)]) == 2
+    assert "repeat those" in capsys.readouterr().err
+    file.write_text("[]")
+    assert main(given) == 2
+    assert "no rows of `bench faults`" in capsys.readouterr().err
+    assert file.read_text() == "[]"
