@@ -1,7 +1,7 @@
 # Everything below runs from a clean clone with Python 3.12 and git; no step needs root.
 #   make env          the environment in .venv, from uv.lock (the second time: nothing to do)
 #   make quickstart   record, train, evaluate and report on the simulated arm, 12 minutes on two cores
-#   make test         all tests, offline
+#   make test         all tests, offline, in two processes (`pytest` alone: in one)
 #   make lint         what CI checks before the tests
 #   make format       mends what `make lint` says about formatting
 #   make clean        removes .venv and caches; outputs/ stays
@@ -38,7 +38,7 @@ quickstart: env
 	$(RUN)hybridpolicy quickstart
 
 test: env
-	$(RUN)pytest
+	$(RUN)pytest -n 2 --dist loadgroup
 
 lint: env
 	$(RUN)ruff check .

@@ -23,6 +23,8 @@ os.environ.update(
         "WANDB_MODE": "disabled",
     }
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each wait for one another
 os.environ.setdefault("MUJOCO_GL", {"linux": "egl", "darwin": "cgl"}.get(sys.platform, "glfw"))
 
 _connect = socket.socket.connect
@@ -62,7 +64,22 @@ def _has_cuda():
     return torch.cuda.is_available()
 
 
+# Real-time tests follow one another: two arms at once would starve each other on two cores.
+_REAL_TIME = (
+    *("embodiments/control", "embodiments/so101/test_so101_robot", "embodiments/twin_camera"),
+    *("lerobot/test_guarded", "lerobot/test_serial", "recipes/arm", "recipes/bench"),
+)
+
+
+def _group(item):
+    """What one worker runs, in order: a file, whose tests share fixtures, or everything real-time."""
+    file = item.path.relative_to(os.path.dirname(__file__)).as_posix()
+    return "real time" if file.startswith(_REAL_TIME) else file
+
+
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     absent = {
         "slow": None if config.getoption("--slow") else "takes minutes; run with --slow",
         "hardware": None

@@ -69,6 +69,18 @@ def _look(policy: HybridPolicy, preprocessor: Preprocessor, reader: SourceReader
     return _Seen(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
+def latents_of(
+    policy: HybridPolicy, preprocessor: Preprocessor, reader: SourceReader, rows: np.ndarray
+) -> Tensor:
+    """Run-time latents (N, V·P, F) of the frames at `rows`."""
+    parts = []
+    for chosen in _batches(rows, 128):
+        sample = present(preprocessor(reader.gather(chosen, world=False)), policy.config)
+        parts.append(policy.network.encode_context(sample, policy.embodiment).latents)
+    return torch.cat(parts)
+
+
 def _objects(reader: SourceReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Positions (N, K, 2) m and presence (N, K) at dataset rows, or None if the dataset has none."""
     columns = reader.cache.columns
@@ -127,11 +139,12 @@ def measure_world(
 
     Args:
         fitting: frames the probe is fitted on. held_out: frames of episodes not trained on.
+        num_fit, num_held_out: frames drawn of each; one drawn twice counts once.
     """
     policy.eval()
     policy.reset()
     rng = np.random.default_rng(seed)
-    rows = held_out.draw_rows(rng, num_held_out)
+    rows = np.unique(held_out.draw_rows(rng, num_held_out))
     seen = _look(policy, preprocessor, held_out, rows)
     skill = world_skill(seen.imagined, seen.future, seen.now, seen.valid)
     offsets = policy.config.world_offsets
@@ -139,9 +152,9 @@ def measure_world(
     real = imagined = None
     truth = _objects(held_out, rows)
     if truth is not None:
-        fit_rows = fitting.draw_rows(rng, num_fit)
-        at_fit = _look(policy, preprocessor, fitting, fit_rows)
-        weights = fit_probe(at_fit.now.flatten(1).numpy(), *_objects(fitting, fit_rows))
+        fit_rows = np.unique(fitting.draw_rows(rng, num_fit))
+        latents = latents_of(policy, preprocessor, fitting, fit_rows)
+        weights = fit_probe(latents.flatten(1).numpy(), *_objects(fitting, fit_rows))
         real = probe_r2(weights, seen.now.flatten(1).numpy(), *truth)
         ahead, kept = held_out.rows_ahead(rows, offsets[-1])
         future = _objects(held_out, ahead[kept])

@@ -44,6 +44,7 @@ class Budget:
     two_stage: int
     serial: int = 0  # over the simulated arm's serial port, after everything else
     decoder_steps: int = 500
+    loader_s: float = 3.0  # of measuring each of the two loaders
     clips: int = 48
     strips: int = 6
 
@@ -192,8 +193,9 @@ def measure(
         bar.advance()
         source = config.stages[-1].sources[0]
         size = policy.config.image_size
-        loader = measure_loader(source, policy_window(policy.config), Path(config.cache_dir), budget_s=3.0,
-                                image_size=(size[0], size[1]), augmentation=config.augmentation)  # fmt: skip
+        loader = measure_loader(source, policy_window(policy.config), Path(config.cache_dir),
+                                budget_s=budget.loader_s, image_size=(size[0], size[1]),
+                                augmentation=config.augmentation)  # fmt: skip
         bar.advance()
     figures = {
         "world": world,

@@ -33,13 +33,14 @@ def fit_decoder(
     frames: int,
     steps: int,
 ) -> PixelDecoder:
-    """A decoder of `camera`, fitted to real latents of `frames` frames of `reader`."""
+    """A decoder of `camera`, fitted to real latents of `frames` frames drawn from `reader`."""
     policy.eval()
     rng = np.random.default_rng(7)
     key = policy.config.cameras[camera]
     latents, pictures = [], []
-    for _ in range(max(frames // 128, 1)):
-        raw = reader.gather(reader.draw_rows(rng, 128), world=False)
+    rows = np.unique(reader.draw_rows(rng, frames))
+    for start in range(0, len(rows), 128):
+        raw = reader.gather(rows[start : start + 128], world=False)
         latents.append(_view_latents(policy, preprocessor, raw, camera))
         pictures.append(raw[key][:, 0])
     return train_decoder(torch.cat(latents), torch.cat(pictures), steps=steps)

@@ -1,4 +1,4 @@
-"""What the quickstart calls: a policy on the simulated arm over its port, with figures and pictures."""
+"""What a run shows while it goes on. The whole deployment is a part of test_twin_job."""
 
 import io
 import time
@@ -8,26 +8,8 @@ import pytest
 from embodiments.control.link import ArmState, Counters, Severity
 from firmware_bridge.safety import Cause, State
 from recipes.arm.checks import Check
-from recipes.arm.deploy import deploy_on_twin
 from recipes.arm.telemetry import RateMeter, Telemetry, median_and_p95
 from recipes.arm.view import PlainView
-
-
-def test_deploying_gives_figures_and_clips(make_policy_folder):
-    folder = make_policy_folder(image_size=[96, 96], cameras=("front", "wrist"))
-    deployed = deploy_on_twin(folder, 1, seed=50_000_000, duration_s=1.5)
-    figures = deployed.figures
-    assert figures["success"]["episodes"] == 1
-    assert figures["success"]["rate"] in (0.0, 1.0)
-    (episode,) = figures["episodes"]
-    assert episode["task"] == deployed.scenarios[0].instruction
-    assert episode["plans"] >= 2
-    assert figures["latency_ms"]["p50"] > 0
-    assert figures["cycles"] > 300  # three seconds to the start pose, and the episode
-    (clip,) = deployed.clips(10.0)
-    assert clip.cameras["front"].shape[1:] == (96, 96, 3)
-    assert len(clip.cameras["front"]) >= 8
-    assert "serial port" in clip.task
 
 
 def state(cycle, time_us, **changed):
