@@ -47,7 +47,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
         stages=[
             StageConfig(
                 name="world",
-                samples=20_000,
+                samples=26_000,
                 batch_size=32,
                 lr=1e-3,
                 sources=[
@@ -59,7 +59,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             ),
             StageConfig(
                 name="policy",
-                samples=84_000,
+                samples=120_000,
                 batch_size=32,
                 lr=1e-3,
                 sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen, onset_share=0.4)],
