@@ -38,7 +38,7 @@ quickstart: env
 	$(RUN)hybridpolicy quickstart
 
 test: env
-	$(RUN)pytest -n 2 --dist loadgroup
+	$(RUN)pytest -n 2
 
 lint: env
 	$(RUN)ruff check .

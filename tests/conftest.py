@@ -71,15 +71,20 @@ _REAL_TIME = (
 )
 
 
-def _group(item):
-    """What one worker runs, in order: a file, whose tests share fixtures, or everything real-time."""
-    file = item.path.relative_to(os.path.dirname(__file__)).as_posix()
-    return "real time" if file.startswith(_REAL_TIME) else file
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`, a worker runs a file at a time, whose tests share fixtures, or everything real-time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0].removeprefix("tests/")
+            return "real time" if file.startswith(_REAL_TIME) else file
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     absent = {
         "slow": None if config.getoption("--slow") else "takes minutes; run with --slow",
         "hardware": None
