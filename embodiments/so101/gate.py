@@ -135,28 +135,25 @@ class SO101Gate:
     def _joint_rules(self, chunk: Floats, state: Floats) -> Iterator[_Rule]:
         limits, allowance, units = self._limits, self._allowance, [joint.unit for joint in c.SO101.joints]
 
-        def bound(name: str, factor: float) -> Floats:
-            return np.array([getattr(limit, name) for limit in limits]) * factor
-
-        low = bound("lower", 1.0) - allowance.position
-        high = bound("upper", 1.0) + allowance.position
+        low = np.array([limit.lower for limit in limits]) - allowance.position
+        high = np.array([limit.upper for limit in limits]) + allowance.position
         yield _Rule(
             "position", c.MOTORS, (chunk < low) | (chunk > high), chunk,
             lambda j, x: f"asks {x:.1f} {units[j]}, allowed is {low[j]:g} to {high[j]:g}",
         )  # fmt: skip
         velocity = np.diff(chunk, axis=1, prepend=state[:, None]) * self._rate
-        fastest = bound("max_velocity", allowance.velocity)
-        yield _Rule(
-            "velocity", c.MOTORS, np.abs(velocity) > fastest, velocity,
-            lambda j, x: f"asks {x:.0f} {units[j]}/s, allowed is {fastest[j]:g} "
-                         f"({allowance.velocity:g} times the limit {limits[j].max_velocity:g})",
-        )  # fmt: skip
+        yield self._change_rule("velocity", velocity, allowance.velocity, "/s")
         change = np.diff(velocity, axis=1, prepend=velocity[:, :1]) * self._rate
-        hardest = bound("max_acceleration", allowance.acceleration)
-        yield _Rule(
-            "acceleration", c.MOTORS, np.abs(change) > hardest, change,
-            lambda j, x: f"asks {x:.0f} {units[j]}/s², allowed is {hardest[j]:g} "
-                         f"({allowance.acceleration:g} times the limit {limits[j].max_acceleration:g})",
+        yield self._change_rule("acceleration", change, allowance.acceleration, "/s²")
+
+    def _change_rule(self, kind: str, given: Floats, factor: float, per: str) -> _Rule:
+        """`given` (B, T, 6) within `factor` times the limit of that kind."""
+        limits = np.array([getattr(limit, f"max_{kind}") for limit in self._limits])
+        units = [joint.unit + per for joint in c.SO101.joints]
+        return _Rule(
+            kind, c.MOTORS, np.abs(given) > limits * factor, given,
+            lambda j, x: f"asks {x:.0f} {units[j]}, allowed is {limits[j] * factor:g} "
+                         f"({factor:g} times the limit {limits[j]:g})",
         )  # fmt: skip
 
 
