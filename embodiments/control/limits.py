@@ -193,6 +193,14 @@ class ArmLimiter:
         """Whether every joint's goal has come to rest."""
         return all(joint.is_still for joint in self.joints)
 
+    def behind(self, targets: Sequence[float]) -> float:
+        """How far the joint furthest from its target, as far as its limits allow that, has to go."""
+        pairs = zip(self.joints, targets, strict=True)
+        return max(
+            abs(min(max(target, joint.limits.lower), joint.limits.upper) - joint.position)
+            for joint, target in pairs
+        )
+
     def reset(self, positions: Sequence[float]) -> None:
         """Stand still at `positions`."""
         for joint, position in zip(self.joints, positions, strict=True):

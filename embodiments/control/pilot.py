@@ -24,6 +24,9 @@ RESTING_LOAD = 40.0  # percent; gravity alone takes less than half of it near a 
 SERVO_LAG_S = 0.1  # a joint under way is this far behind its goal without touching anything
 NEAR_DEG = 20.0
 SETTLED_S = 0.15
+# Goals within this of the setpoints let plan time run, twice as far behind it stands: the limits then stretch
+# a motion, and neither cut its corners nor let the gripper open before the arm is where it should.
+PATH_TOLERANCE = 2.0  # degrees or percent
 # Silence of the host for this share of its timeout: setpoints it left behind are not followed any longer.
 QUIET_SHARE = 0.4
 
@@ -51,6 +54,7 @@ class Pilot:
         self._accepted_us = 0  # when the newest chunk came
         self._careful_until_us = 0
         self._settled = 0
+        self._pace = 1.0  # of plan time
         start = (0.0,) * len(spec.limits)
         self.limiter = ArmLimiter(spec.limits, spec.rate_hz, spec.smoothing_s, start)
         self.plan = SetpointPlan(start)
@@ -65,6 +69,7 @@ class Pilot:
         """Forget every goal: the arm stands at `positions`."""
         self.limiter.reset(positions)
         self.plan.reset(positions)
+        self._pace = 1.0
 
     def give_way(self, more_than: float) -> None:
         """Goals of joints further than `more_than` from them move to where the joints are: nothing pushes."""
@@ -95,6 +100,7 @@ class Pilot:
         """Forget what was still to be followed: a hold that kept it would run on with it a cycle later."""
         self.plan.reset(self.limiter.goal)
         self.approach = False
+        self._pace = 1.0
 
     def _feed_running(self, now_us: int, periods: int) -> None:
         spec = self._spec
@@ -109,7 +115,7 @@ class Pilot:
                 self._careful_until_us = now_us + CAREFUL_US
                 self.plan.begin_at(self.limiter.goal)
         else:
-            self.plan.advance(round(periods * 1e6 / spec.rate_hz))
+            self.plan.advance(round(self._pace * periods * 1e6 / spec.rate_hz))
             alive = self.plan.supply == Supply.FLOWING
         if alive and not quiet:
             self._machine.step(Event.SETPOINT_NEAR, now_us)
@@ -157,7 +163,12 @@ class Pilot:
             self._spec.approach_speed if careful else math.inf,
             SLOW_SPEED if self._watch.slow else math.inf,
         )
-        return self.limiter.step(*setpoint, (cap,) * len(setpoint.positions))
+        # A setpoint that waits has no speed: goals that kept it would run past, and plan time stand for ever.
+        velocities = tuple(velocity * self._pace for velocity in setpoint.velocities)
+        goal = self.limiter.step(setpoint.positions, velocities, (cap,) * len(velocities))
+        behind = self.limiter.behind(setpoint.positions)
+        self._pace = min(max(2.0 - behind / PATH_TOLERANCE, 0.0), 1.0)
+        return goal
 
     def _go(self, target: Positions, speed: float) -> Positions:
         return self.limiter.step(target, None, arriving_together(speed, self.limiter.goal, target))

@@ -28,7 +28,8 @@ class Thresholds:
     stall_s: float = 0.3
     grip_load_percent: float = 35.0  # a closing gripper beyond this stops closing …
     grip_s: float = 0.2
-    grip_margin: float = 4.0  # … this far (percent) past where it touched
+    grip_margin: float = 4.0  # … this far (percent) past where it touched, and opens from there
+    hold_load_percent: float = 20.0  # until no more than this is left: LeRobot's overload trips at 25
     range_margin_deg: float = 10.0  # measured beyond the calibrated range
     servo_speed: float = 400.0  # no motor moves faster: plausibility of measurements, per second
     plausible_margin: float = 5.0

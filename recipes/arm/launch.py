@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from embodiments.control.client import ControlledArm
-from embodiments.control.errors import ArmStopped
+from embodiments.control.errors import ArmStopped, Refused
 from embodiments.control.link import ArmState, Severity
 from embodiments.control.spec import ControlSpec
 from embodiments.so101.constants import JOINT_NAMES
-from firmware_bridge.safety import State
+from firmware_bridge.safety import Code, State
 from hybridpolicy.location import find_policy
 from recipes.arm.cameras import Cameras
 from recipes.arm.checks import (
@@ -35,6 +36,8 @@ from recipes.arm.record import CONTROL_LOG, Recorder, identity, run_folder, writ
 from recipes.arm.session import EpisodeResult, Session
 from recipes.arm.setup import RunSettings
 from recipes.arm.view import View
+
+CAUSE_GONE_S = 2.0  # a servo that was let go answers once more with the error that stopped it
 
 Consent = Callable[[], None]
 
@@ -126,7 +129,15 @@ def _clear(arm: ControlledArm, stopped: ArmStopped, clear_faults: bool) -> None:
     if not clear_faults or stopped.state != State.FAULT:
         raise stopped
     arm.release()
-    arm.clear()
+    ends = time.monotonic() + CAUSE_GONE_S
+    while True:
+        try:
+            arm.clear()
+            break
+        except Refused as refused:
+            if refused.code != Code.CAUSE_PRESENT or time.monotonic() > ends:
+                raise
+        time.sleep(0.05)
     arm.arm()
 
 

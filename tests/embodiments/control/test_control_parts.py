@@ -172,17 +172,37 @@ def test_supply_and_temperature():
 
 def test_a_gripper_that_holds_something_closes_no_further():
     guard, now = GripGuard(Thresholds()), 0
-    for _ in range(19):
+    for _ in range(20):
         now += 10 * MS
         assert guard.limit(0.0, 40.0, 45.0, now) == 0.0
-    for _ in range(5):
-        now += 10 * MS
-        held = guard.limit(0.0, 40.0, 45.0, now)
-    assert held == 36.0
-    assert guard.limit(10.0, 40.0, 20.0, now) == 36.0  # the grip stays when the load falls
+    now += 10 * MS
+    assert guard.limit(0.0, 40.0, 45.0, now) == 36.0
+    assert guard.limit(10.0, 40.0, 15.0, now + 10 * MS) == 36.0  # the grip stays when the load falls
     assert guard.limit(60.0, 40.0, 20.0, now) == 60.0
     assert guard.limit(0.0, 60.0, 5.0, now) == 0.0  # nothing between the jaws: close
     assert guard.floor is None
+
+
+def test_a_grip_that_is_too_hard_opens_until_the_motor_can_hold_it_and_never_lets_go():
+    guard, now, held = GripGuard(Thresholds()), 0, 0.0
+    for _ in range(200):
+        now += 10 * MS
+        held = guard.limit(0.0, 40.0, 12.0 * (40.0 - held), now)  # as hard as the goal lies behind the jaw
+    assert 12.0 * (40.0 - held) == pytest.approx(Thresholds().hold_load_percent, abs=1.0)
+    for _ in range(500):  # a load that no longer depends on the goal, as of something that swells
+        now += 10 * MS
+        held = guard.limit(0.0, 40.0, 45.0, now)
+    assert held == 40.0
+
+
+def test_a_gripper_that_lost_what_it_held_closes():
+    guard, now = GripGuard(Thresholds()), 0
+    for _ in range(30):
+        now += 10 * MS
+        guard.limit(0.0, 40.0, 45.0, now)
+    floor = guard.floor
+    assert guard.limit(0.0, floor + 2.0, 3.0, now + 10 * MS) == floor  # on its way
+    assert guard.limit(0.0, floor + 0.2, 3.0, now + 20 * MS) == 0.0
 
 
 def test_deadlines_stay_on_their_grid_whatever_the_cycles_take():
