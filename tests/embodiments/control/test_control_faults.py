@@ -328,21 +328,21 @@ def test_the_control_rate_is_the_one_asked_for(bench, rate_hz):
 
 
 def test_limits_stretch_a_motion_and_keep_its_joints_together(bench):
-    """The gripper is to open once the pan has turned by 34 degrees, faster than its acceleration allows."""
+    """The gripper is to open once the pan has turned by 53 degrees, faster than its acceleration allows."""
     arm = bench.raised()
     since = goals_so_far(bench)
     pan, gripper = bench.up[0], bench.up[5]
-    ways = [(min(8.5 * k, 34.0), 30.0 * (k >= 5)) for k in range(8)]
+    ways = [(8.9 * min(k, 6), 30.0 * (k >= 7)) for k in range(10)]
     arm.send_chunk([(pan + turn, *bench.up[1:5], gripper + opening) for turn, opening in ways], 0.1)
     time.sleep(2.0)
     joints = arm.spec.load_calibration().joints
     sent = [
         (joints[0].from_raw(raw[1]), joints[5].from_raw(raw[6])) for _, raw in bench.twin.goals(since=since)
     ]
-    assert sent[-1][0] == pytest.approx(pan + 34.0, abs=0.2)
+    assert sent[-1][0] == pytest.approx(pan + 53.4, abs=0.2)
     assert sent[-1][1] == pytest.approx(gripper + 30.0, abs=0.5)
-    turned = next(turn for turn, opening in sent if opening > gripper + 2.0)
-    assert turned > pan + 29.0
+    turned = next(turn for turn, opening in sent if opening > gripper + 1.0)
+    assert turned > pan + 50.0  # 46.7 where each joint follows its own way
     assert arm.state.counters.slowed > 0
 
 
