@@ -177,7 +177,7 @@ def test_a_gripper_that_holds_something_closes_no_further():
         assert guard.limit(0.0, 40.0, 45.0, now) == 0.0
     now += 10 * MS
     assert guard.limit(0.0, 40.0, 45.0, now) == 36.0
-    assert guard.limit(10.0, 40.0, 15.0, now + 10 * MS) == 36.0  # the grip stays when the load falls
+    assert guard.limit(10.0, 40.0, 20.0, now + 10 * MS) == 36.0  # the grip stays when the load falls
     assert guard.limit(60.0, 40.0, 20.0, now) == 60.0
     assert guard.limit(0.0, 60.0, 5.0, now) == 0.0  # nothing between the jaws: close
     assert guard.floor is None
