@@ -10,7 +10,7 @@ import numpy as np
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.closed_loop import evaluate_policy
-from hybridpolicy.jsonfile import write_json
+from hybridpolicy.files import write_json
 
 CONFIG_FILE = "config.json"
 FEWEST_PLANS = 100

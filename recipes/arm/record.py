@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from embodiments.control.link import Severity
 from embodiments.control.spec import ControlSpec
 from hybridpolicy import outcome_schema
-from hybridpolicy.jsonfile import write_json
+from hybridpolicy.files import write_json
 from recipes.arm.errors import ArmRunError
 
 IDENTITY, EVENTS, DATASET, CONTROL_LOG = "identity.json", "events.jsonl", "dataset", "control.jsonl"

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.evaluation import evaluate_policy
-    from hybridpolicy.jsonfile import write_json
+    from hybridpolicy.files import write_json
     from recipes.commands.progress import progress
 
     with progress(f"evaluating {args.env}", args.episodes, "episodes") as bar:

@@ -14,11 +14,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hybridpolicy.files import write_whole
 from recipes.report import charts, wording
 from recipes.report.checking import ReportError
 from recipes.report.media import ClipView, EpisodeClip, FutureStrip, StripView, evenly, view_clip, view_strip
 from recipes.report.metrics import Curve, curves
-from recipes.report.schema import SUCCESS_KEYS, check_report, write_whole
+from recipes.report.schema import SUCCESS_KEYS, check_report
 
 MAX_HTML_BYTES = 8_000_000
 MAX_STRIPS = 12

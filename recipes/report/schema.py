@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from hybridpolicy.files import write_whole
 from recipes.report.bars import Bar, judge_bars
 from recipes.report.checking import ReportError, missing_keys, plain, type_problems
 
@@ -238,19 +239,6 @@ def write_report_json(
     """Path of the checked report, written whole or not at all. Raises as `check_report`."""
     text = json.dumps(check_report(report, required), indent=2, ensure_ascii=False, allow_nan=False)
     return write_whole(path, text + "\n")
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> Path:
-    """`path`, holding `text`; a reader never sees half a file, also when the disk fills up."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return target
 
 
 def _rate_problems(report: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from hybridpolicy.dream.configuration_env import DreamEnvConfig
 from hybridpolicy.dream.vector_env import DreamVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.jsonfile import write_json
+from hybridpolicy.files import write_json
 from hybridpolicy.stats import spearman
 from recipes.job import git_revision, machine
 from recipes.twin import suites

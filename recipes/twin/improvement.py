@@ -17,7 +17,7 @@ import numpy as np
 from embodiments.so101.twin.scenario import Scenario, draw_scenarios
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.jsonfile import write_json
+from hybridpolicy.files import write_json
 from hybridpolicy.planner import PlannerSettings
 from hybridpolicy.stats import paired_bootstrap
 from hybridpolicy.training.advantage import advantage_weights

@@ -18,7 +18,7 @@ from embodiments.so101.twin.variation import Variation
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.jsonfile import write_json
+from hybridpolicy.files import write_json
 from hybridpolicy.stats import Interval, bootstrap_mean, paired_bootstrap
 from hybridpolicy.training.config import TrainConfig
 from recipes.job import git_revision, machine, train

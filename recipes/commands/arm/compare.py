@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     import lerobot_policy_hybrid
 
     lerobot_policy_hybrid.register(everything=True)
-    from hybridpolicy.jsonfile import write_json
+    from hybridpolicy.files import write_json
     from recipes.arm.compare import compare_on_twin
     from recipes.arm.view import view_for
     from recipes.commands.progress import progress

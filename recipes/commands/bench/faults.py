@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the table; exit code 1 if a target was not met."""
     from hybridpolicy.errors import allowed
-    from hybridpolicy.jsonfile import write_json
+    from hybridpolicy.files import write_json
     from recipes.bench.fault import Effort
     from recipes.bench.faults import FAULTS, names, run_faults
     from recipes.commands.failures import CommandError

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints success of one candidate, the planner's choice and the oracle's."""
     from hybridpolicy.evaluation.acting import Actor
-    from hybridpolicy.jsonfile import write_json
+    from hybridpolicy.files import write_json
     from recipes.commands.progress import progress
     from recipes.job import git_revision, machine
     from recipes.twin.oracle import OracleSettings, measure_planner

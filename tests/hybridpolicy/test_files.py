@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridpolicy.jsonfile import write_json
+from hybridpolicy.files import write_json
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path):
