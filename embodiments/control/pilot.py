@@ -174,12 +174,16 @@ class Pilot:
         return self.limiter.step(target, None, arriving_together(speed, self.limiter.goal, target))
 
     def _gripped(self, setpoint: Setpoint, now_us: int) -> Setpoint:
-        positions = list(setpoint.positions)
+        positions, velocities = list(setpoint.positions), list(setpoint.velocities)
         for index, guard in self._grips.items():
             joint = self._watch.joints[index]
-            if joint.position is not None:
-                positions[index] = guard.limit(positions[index], joint.position, joint.load, now_us)
-        return setpoint._replace(positions=tuple(positions))
+            if joint.position is None:
+                continue
+            held = guard.limit(positions[index], joint.position, joint.load, now_us)
+            if held != positions[index]:
+                velocities[index] = 0.0  # a goal that kept the plan's speed would press on past what is held
+            positions[index] = held
+        return Setpoint(tuple(positions), tuple(velocities))
 
     def _look_for_arrival(self, park: Positions, now_us: int) -> None:
         """Parked: at the rest pose, or resting on something close to it."""

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,10 +16,12 @@ from embodiments.control.clock import Deadlines, Lateness, Waiter, claim_priorit
 from embodiments.control.grip import GripGuard
 from embodiments.control.limits import JointLimits, arriving_together
 from embodiments.control.link import Severity
+from embodiments.control.pilot import Pilot
 from embodiments.control.servo_arm import Health, Measurement, Sample
+from embodiments.control.setpoints import Chunk
 from embodiments.control.spec import ControlSpec, Thresholds
 from embodiments.control.watch import ERROR_BITS, Watch
-from firmware_bridge.safety import Cause
+from firmware_bridge.safety import Cause, Code, Motion, State
 
 MS = 1000
 CALIBRATION = {
@@ -203,6 +206,39 @@ def test_a_gripper_that_lost_what_it_held_closes():
     floor = guard.floor
     assert guard.limit(0.0, floor + 2.0, 3.0, now + 10 * MS) == floor  # on its way
     assert guard.limit(0.0, floor + 0.2, 3.0, now + 20 * MS) == 0.0
+
+
+class Running:
+    """What a pilot asks of the safety machine while the arm runs."""
+
+    state = State.RUN
+    output = SimpleNamespace(motion=Motion.TRACK)
+
+    def age_us(self, clock):
+        return 0
+
+    def step(self, event, now_us):
+        return Code.OK
+
+
+def test_a_plan_goes_on_while_the_gripper_holds_something():
+    """The gripper is asked to close ever further on something 50 wide, while the lift moves on for 2 s."""
+    bench = Bench()
+    pilot = Pilot(spec(), bench.watch, Running(), lambda text: None, lambda code, now: None)
+    pilot.stand((0.0, 55.0))
+    actions = tuple((3.0 * k, 55.0 - 6.0 * k) for k in range(21))
+    pilot.accept(Chunk(1, 0, MS * 1000, 0, 100 * MS, actions), 0)
+    goal, cycles = (0.0, 55.0), 0
+    while pilot.plan.buffered_us and cycles < 400:
+        cycles += 1
+        bench.now += 10 * MS
+        jaw = max(goal[1], 50.0)
+        samples = (Sample(goal[0], 0.0, 0), Sample(jaw, 12.0 * (jaw - goal[1]), 0))
+        bench.watch.see(Measurement(samples, bench.now), bench.now)
+        pilot.feed(bench.now, 1)
+        goal = pilot.goal(bench.now)
+    assert 200 <= cycles < 300
+    assert goal[0] == pytest.approx(60.0, abs=2.0)
 
 
 def test_deadlines_stay_on_their_grid_whatever_the_cycles_take():
