@@ -8,6 +8,7 @@ import pytest
 
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.evaluation.acting import Actor
+from recipes.arm.deploy import deploy_on_twin as deploy
 from recipes.commands import main
 from recipes.commands.progress import progress
 from recipes.so101_quickstart import recipe
@@ -29,12 +30,17 @@ def finished(tmp_path_factory):
         sources = [replace(s, episodes=seen) if s.episodes else s for s in stage.sources]
         stages.append(replace(stage, samples=64, batch_size=16, sources=sources))
     config = replace(config, stages=stages, log_every=2)
-    page = twin_job.run_job(config, output, BUDGET, Variation(), progress=progress)
-    return output, page
+    deployed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            twin_job, "deploy_on_twin", lambda *a, **k: deployed.append(deploy(*a, **k)) or deployed[0]
+        )
+        page = twin_job.run_job(config, output, BUDGET, Variation(), progress=progress)
+    return output, page, deployed[0]
 
 
 def test_the_report_says_everything_that_was_promised(finished):
-    output, page = finished
+    output, page, _ = finished
     report = json.loads((output / "report.json").read_text())
     assert report["success"]["episodes"] == BUDGET.success
     assert report["language"]["swapped_episodes"] == BUDGET.swapped
@@ -56,8 +62,20 @@ def test_the_report_says_everything_that_was_promised(finished):
     assert report["git"] in html
 
 
+def test_the_drive_over_the_port_has_figures_and_pictures(finished):
+    _, page, deployed = finished
+    (episode,) = deployed.figures["episodes"]
+    assert episode["task"] == deployed.scenarios[0].instruction
+    assert episode["plans"] >= 2
+    (clip,) = deployed.clips(10.0)
+    assert clip.cameras["front"].shape[1:] == (96, 96, 3)
+    assert len(clip.cameras["front"]) >= 8
+    assert clip.task.endswith("(serial port)")
+    assert clip.task in page.read_text()
+
+
 def test_running_it_again_goes_on_from_what_is_there(finished):
-    output, _ = finished
+    output, _, _ = finished
     before = (output / "train" / "metrics.jsonl").read_text()
     recorded = (output / "data" / "demonstrations" / "meta" / "info.json").stat().st_mtime_ns
     twin_job.record(output / "data", BUDGET, Variation(), 0, progress)
@@ -66,7 +84,7 @@ def test_running_it_again_goes_on_from_what_is_there(finished):
 
 
 def test_a_calibrated_policy_imagines_on_demand(finished, tmp_path, capsys):
-    output, _ = finished
+    output, _, _ = finished
     policy = tmp_path / "policy"
     shutil.copytree(output / "train" / "checkpoints" / "last" / "pretrained_model", policy)
     asked = ["calibrate", "--policy", str(policy), "--env", "so101_twin", "--imagine-rate", "0.25"]

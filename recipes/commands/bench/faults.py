@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         bar.advance(1, row["fault"])
 
     missing = [name for name in only if name not in rows]
+    if file is not None:  # what cannot be written is said before an hour of measuring
+        write_json(file, _document(effort, [rows[name] for name in names() if name in rows]))
     with progress("faults", len(missing)) as bar:
         run_faults(missing, effort, keep)
     _print([rows[name] for name in names() if name in only], effort, args.json)

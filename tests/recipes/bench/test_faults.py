@@ -200,3 +200,8 @@ def test_rows_are_kept_as_they_come_and_gone_on_with(capsys, measuring, tmp_path
     assert main(given) == 2
     assert "no rows of `bench faults`" in capsys.readouterr().err
     assert file.read_text() == "[]"
+    asked.clear()
+    file.unlink()
+    (file.parent / "plain").write_text("")
+    assert main([*given[:2], "--output", str(file.parent / "plain" / "faults.json")]) == 2
+    assert asked == []  # nothing was measured first
