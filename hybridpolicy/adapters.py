@@ -62,7 +62,7 @@ def save_adapter(policy: HybridPolicy, folder: Path, preprocessor: Any, postproc
         raise AdapterError(f"{tag}: no adapter of that name in this policy; call add_adapter first")
     folder.mkdir(parents=True, exist_ok=True)
     state = policy.network.state_dict()
-    weights = {f"network.{name}": state[name].detach().cpu().contiguous() for name in names}
+    weights = {f"network.{name}": state[name].detach().cpu().clone().contiguous() for name in names}
     for name, tensor in policy.embodiment.state_dict().items():
         weights[f"embodiment.{name}"] = tensor.detach().cpu().contiguous()
     save_file(weights, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})

@@ -48,8 +48,12 @@ class ConvEncoder(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
-        frames = frames.contiguous(memory_format=torch.channels_last)  # what a CPU's convolutions want
-        return self.layers(frames * 4.0 - 2.0)
+        device, dtype = frames.device.type, frames.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)  # the convolution's: pictures are the largest tensors
+        # Channels last is what a CPU's convolutions want.
+        frames = frames.to(dtype=dtype, memory_format=torch.channels_last, copy=True)
+        return self.layers(frames.mul_(4.0).sub_(2.0))
 
 
 class KeypointReadout(nn.Module):

@@ -15,6 +15,7 @@ from hybridpolicy.flow import CounterNoise
 from hybridpolicy.future import Future
 from hybridpolicy.losses import frame_validity, masked_mean, world_skill
 from hybridpolicy.network import Context
+from hybridpolicy.outcome import HEADS
 
 if TYPE_CHECKING:
     from hybridpolicy.modeling_hybrid import HybridPolicy
@@ -35,8 +36,11 @@ def measure_queries(policy: "HybridPolicy", batch: dict[str, Any]) -> dict[str, 
         figures |= _imagining(policy, sample, context)
     if policy.config.outcome_weight > 0 and sample.outcome is not None:
         labels, known = sample.outcome
-        error = (policy.queries.evaluate(context).success - labels[:, 1]).square()
-        figures["success_brier"] = float(masked_mean(error, known[:, 1]))
+        for head, found in vars(policy.queries.evaluate(context)).items():
+            which = HEADS.index(head)
+            if bool(known[:, which].any()):
+                error = (found - labels[:, which]).square()
+                figures[f"{head}_brier"] = float(masked_mean(error, known[:, which]))
     return figures
 
 
@@ -67,7 +71,7 @@ def _imagining(policy: "HybridPolicy", sample: Sample, context: Context) -> dict
     if "imagine_actions" in row.queries:
         figures |= skills("forward", queries.imagine(context, noise, wanted))
     if "infer_actions" in row.queries:
-        figures["inverse_error"] = _error(queries.infer_actions(context, target, noise), wanted, sample)
+        figures["inverse_error"] = _error(queries.infer_actions(context, noise, target), wanted, sample)
     return figures
 
 

@@ -104,8 +104,8 @@ class HybridPolicy(PreTrainedPolicy):
             raise ConfigurationError(
                 f"hybrid: reduction = {reduction!r}; only 'mean' is offered, drop sample weighting"
             )
-        step = int(self.train_step)
         sample = present(batch, self.config, check_range=not self._checked)
+        step = int(self.train_step if self.training else sample.index[0])  # held out: always the same noise
         self._checked = True
         self.embodiment.check_statistics()
         labelled = sample.action is not None and bool(sample.action_valid.any())
@@ -257,12 +257,12 @@ class HybridPolicy(PreTrainedPolicy):
         noise = self.acting_noise(context.size, context.latents.device)
         on_demand = self.config.imagine == "on_uncertainty"
         chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
-        self.last_disagreement = self.disagreement(chunk)
+        self.last_disagreement = self.disagreement(chunk, elapsed, 0 if clean is None else clean.shape[1])
+        self._last_plan = chunk  # where a future is on demand: as planned without one
         always = self.config.imagine == "always"
         self.last_imagined = torch.full((len(chunk),), always, dtype=torch.bool, device=chunk.device)
         if on_demand:
             chunk = self._imagine_where_doubtful(chunk, context, noise, clean)
-        self._last_plan = chunk
         if not bool(torch.isfinite(chunk).all()):
             raise NonFiniteError(
                 "hybrid: the chunk holds NaN or infinity; look at the cameras and at the state"
@@ -282,16 +282,17 @@ class HybridPolicy(PreTrainedPolicy):
             return chunk
         return torch.where(doubtful[:, None, None], self._act(context, noise, clean, "always"), chunk)
 
-    def disagreement(self, chunk: Tensor) -> Tensor:
+    def disagreement(self, chunk: Tensor, elapsed: int | None = None, given: int = 0) -> Tensor:
         """(B,) mean distance of a chunk from the last plan for the same moments, pipeline units; 0 at first.
 
-        A plan that keeps being confirmed is a situation the policy understands; one that is torn up at every
-        look is not. It costs nothing and is known before anything is imagined.
+        A plan that is torn up at every look is a situation the policy does not understand. `elapsed`: control
+        ticks since that plan; None: `n_action_steps`. `given`: first actions that were taken over from it.
         """
-        ahead, last = self.config.n_action_steps, self._last_plan
-        if last is None or last.shape != chunk.shape or ahead >= chunk.shape[1]:
+        ahead, last = self.config.n_action_steps if elapsed is None else elapsed, self._last_plan
+        until = chunk.shape[1] - ahead
+        if last is None or last.shape != chunk.shape or given >= until:
             return torch.zeros(len(chunk), device=chunk.device)
-        return (chunk[:, :-ahead] - last[:, ahead:]).abs().mean(dim=(1, 2))
+        return (chunk[:, given:until] - last[:, ahead + given :]).abs().mean(dim=(1, 2))
 
     def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
         left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over

@@ -4,6 +4,7 @@ Legend as in `network`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,6 +38,11 @@ PICTURES = 16  # of a micro-batch are decoded with `explicit`; a decoder costs m
 
 Part = tuple[Tensor, dict[str, float]]
 """A weighted term of the loss, and what is reported of it."""
+
+
+def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`one` for the samples (B,) chosen, `other` for the rest."""
+    return torch.where(chosen.view(-1, *[1] * (one.ndim - 1)), one, other)
 
 
 def draw_shown(config: HybridConfig, noise: CounterNoise, sample: Sample) -> Shown:
@@ -96,7 +102,10 @@ class Objective:
         if config.goal_spread_weight > 0 and sample.task is not None:
             parts.append(self._goal_part(sample, context))
         if config.outcome_weight > 0 and sample.outcome is not None:
-            parts.append(self._outcome_part(sample, noise, context, predicted.future, target))
+            imagined = predicted.future
+            if imagined is not None and target is not None:  # where W was given, nothing trained what it says
+                imagined = imagined.beside(target, partial(_where, plan.world_loss))
+            parts.append(self._outcome_part(sample, noise, context, imagined, target, wanted))
         if config.explicit and target is not None and self.network.trains_frames:
             parts.append(self._picture_part(sample, target))
         if config.objects_weight > 0:
@@ -162,8 +171,11 @@ class Objective:
         context: Context,
         imagined: Future | None,
         target: Future | None,
+        wanted: Tensor | None,
     ) -> Part:
-        """The heads on the moment alone, with the true future, or with the imagined one: all three occur."""
+        """The heads on the moment alone, with the true future, or with the imagined one, and each with the
+        chunk that was taken and without: all six occur.
+        """
         network, prefix, future = self.network, context.prefix, None
         choice = noise.batch_uniform("outcome")
         if target is not None and choice < 2 / 3:
@@ -174,6 +186,13 @@ class Objective:
             world = network.world_tokens(shown, done, context, self.embodiment)
             real = token_validity(sample, context, self.config.tokens_per_view)  # padding is no future
             prefix = network.streams.encode(world, real, prefix)
+        chunk = wanted is not None and noise.batch_uniform("outcome.chunk") < 0.5
+        if network.training:
+            network.outcome.count(*sample.outcome, chunk)
+        if chunk:
+            given = torch.ones_like(wanted[..., 0])
+            tokens = network.action_tokens(wanted, given, self.embodiment)
+            prefix = network.streams.encode(tokens, sample.action_valid, prefix, actions=True)
         loss = outcome_loss(network.outcome.logits(network.streams, prefix), *sample.outcome)
         return self.config.outcome_weight * loss, {"outcome_loss": float(loss.detach())}
 

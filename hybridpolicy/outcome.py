@@ -1,7 +1,7 @@
 """How an episode will go: progress, success and risk, read by one token that sees what is there.
 
 E sees the context and whatever of future and chunk is present; nobody sees E. So it judges a real moment, a
-true future in training, and an imagined one when a plan is scored.
+true future and chunk in training, and, when a plan is scored, an imagined future with the chunk of it.
 
 Legend as in `network`.
 """
@@ -43,6 +43,20 @@ class OutcomeHeads(nn.Module):
         super().__init__()
         self.query = nn.Parameter(torch.randn(1, width) * 0.5)
         self.out = nn.Linear(width, len(HEADS))
+        self.register_buffer("labels", torch.zeros(len(HEADS), 2, dtype=torch.int64))  # trained on: no, yes
+        self.register_buffer("chunks", torch.zeros((), dtype=torch.int64))  # samples with their chunk shown
+        self.labels: Tensor
+        self.chunks: Tensor
+
+    def count(self, labels: Tensor, known: Tensor, chunk: bool) -> None:
+        """Notes what is trained on: labels (B, 3) in [0, 1], known (B, 3) bool, `chunk` shown or not."""
+        yes = labels > 0.5
+        self.labels += torch.stack(((known & ~yes).sum(dim=0), (known & yes).sum(dim=0)), dim=1)
+        self.chunks += len(labels) * chunk
+
+    def knows(self, head: str) -> bool:
+        """Whether a head has seen both answers: one that has seen one of them says nothing else."""
+        return bool((self.labels[HEADS.index(head)] > 0).all())
 
     def logits(self, streams: TwoStreams, prefix: Prefix) -> Tensor:
         """(B, 3) from what `prefix` holds."""

@@ -71,6 +71,8 @@ class TrainingPass:
             x = self.network.start_future(self.context)
             if target is not None:
                 x = self._as_shown(self._jittered(self._corrupted(x, target)))
+            elif self.config.world_law == "flow":  # what A will find at run time: the start of a flow
+                x = x.beside(x.noise(self.noise), torch.add)
             world = self.network.world_tokens(x, plan.world_tau, self.context, self.embodiment)
             world_there = (plan.world_tau == 0)[:, None].expand(world.shape[:2])
             if target is not None:

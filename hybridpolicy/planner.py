@@ -91,6 +91,7 @@ NoiseSource = Callable[[int], CounterNoise]
 """Number of samples → their noise, as `HybridPolicy.acting_noise` gives it."""
 
 _WARM_UP = 2  # plans with one candidate before the pace is believed
+_FORGET = 0.9
 
 
 class Planner:
@@ -103,6 +104,12 @@ class Planner:
         state to show the gate.
         """
         check_planner(queries.config, settings)
+        judges = queries.config.outcome_weight > 0
+        if settings.risk > 0 and judges and not queries.network.outcome.knows("risk"):
+            raise ConfigurationError(
+                f"planner: risk = {settings.risk}, and the risk head was never trained on both answers; "
+                "train it on rollouts in which something happened (outcomes = 'recorded'), or set risk = 0"
+            )
         if gate is not None and not queries.config.state_size:
             raise ConfigurationError(
                 "planner: a gate judges chunks from where the arm is, and this policy has no "
@@ -121,7 +128,9 @@ class Planner:
         Args:
             goal: (B, V·P, F) latents of a goal picture: score by nearness of the last imagined latents to it
                 instead of by the outcome heads.
-            warm: (B, d, A) what is left of the last plan; the first candidate goes on with it.
+            warm: (B, d, A) what is left of the last plan; the first candidate goes on with as much of it as
+                the policy was trained to (`rtc_max_delay`). A policy that acts by inverting what it imagines
+                has no such candidate.
         """
         started = time.perf_counter()
         count = self.affordable()
@@ -129,11 +138,11 @@ class Planner:
         drawn = noise(many.size)
         if self._row.world_shown == "clean":
             future = self._queries.imagine(many, drawn)
-            chunks = self._queries.infer_actions(many, future, drawn)
+            chunks = self._queries.infer_actions(many, drawn, future)
         else:
             chunks = self._propose(many, drawn, warm, count)
             future = self._queries.imagine(many, drawn, chunks)
-        scores = self._score(many, future, goal, count)
+        scores = self._score(many, future, chunks, goal, count)
         violations = self._violations(many, chunks, count)
         passed = torch.tensor([[v is None for v in row] for row in violations], device=scores.device)
         none, usable = ~passed.any(dim=1), passed | ~passed.any(dim=1, keepdim=True)
@@ -164,9 +173,10 @@ class Planner:
         """(B·K, T, A) by the policy, the first of each K going on with the last plan."""
         imagine = "never" if self._row.acts_without_world else "always"
         chunks = self._queries.act(many, noise, imagine=imagine)
-        if warm is None:
+        most = min(self._queries.config.rtc_max_delay, chunks.shape[1] - 1)
+        if warm is None or most < 1:
             return chunks
-        given = warm.repeat_interleave(count, dim=0)[:, : chunks.shape[1] - 1]
+        given = warm.repeat_interleave(count, dim=0)[:, :most]
         going_on = self._queries.act(many, noise, imagine=imagine, clean=given)
         first = torch.arange(len(chunks), device=chunks.device) % count == 0
         return torch.where(first[:, None, None], going_on, chunks)
@@ -185,18 +195,23 @@ class Planner:
         found = self._gate.check(chunk.cpu().numpy(), state.cpu().numpy()).violations
         return tuple(tuple(found[start : start + count]) for start in range(0, len(found), count))
 
-    def _score(self, many: Context, future: Future, goal: Tensor | None, count: int) -> Tensor:
+    def _score(
+        self, many: Context, future: Future, chunks: Tensor, goal: Tensor | None, count: int
+    ) -> Tensor:
         """(B, K), higher is better."""
         if goal is not None:
             distance = future.latents[:, -1] - goal.repeat_interleave(count, dim=0)
             return -distance.square().mean(dim=(1, 2)).unflatten(0, (-1, count))
-        outcome = self._queries.evaluate(many, future)
+        knows_chunks = self._queries.config.outcome_weight > 0 and bool(self._queries.network.outcome.chunks)
+        outcome = self._queries.evaluate(many, future, chunks if knows_chunks else None)
         return outcome.score(self._settings.risk, self._settings.success).unflatten(0, (-1, count))
 
     def _learn_pace(self, count: int, spent_ms: float) -> None:
         """A plan takes what one candidate takes, and something for each further one."""
         if count == 1:
             self._one_ms = [*self._one_ms[1 - _WARM_UP :], spent_ms]
+            if self._each_ms is not None:  # one slow plan is forgotten, and two candidates are tried again
+                self._each_ms *= _FORGET
         elif self._one_ms:
             each = max((spent_ms - min(self._one_ms)) / (count - 1), 1e-3)
             self._each_ms = each if self._each_ms is None else 0.8 * self._each_ms + 0.2 * each

@@ -75,7 +75,7 @@ class Queries:
             return self._roll(context, noise, actions=actions)[0]
         return self._integrate_future(context, context.prefix, self._start_future(context, noise), actions)
 
-    def infer_actions(self, context: Context, future: Future, noise: CounterNoise) -> Tensor:
+    def infer_actions(self, context: Context, noise: CounterNoise, future: Future) -> Tensor:
         """Returns the chunk (B, T, A) that leads from the context to a given future (inverse dynamics).
 
         Raises:
@@ -87,8 +87,13 @@ class Queries:
         prefix = self._with_clean(context, context.prefix, self._as_shown(context, future))
         return self._integrate_actions(prefix, self._start_chunk(context, noise))
 
-    def evaluate(self, context: Context, future: Future | None = None) -> Outcome:
-        """Returns progress, success and risk of the moment, or of the moment with a future that follows.
+    def evaluate(
+        self, context: Context, future: Future | None = None, actions: Tensor | None = None
+    ) -> Outcome:
+        """Returns progress, success and risk of the moment, or of the moment with what follows.
+
+        Args:
+            future: that follows. actions: (B, T, A) the chunk that is taken, in the network's convention.
 
         Raises:
             QueryError: the policy has no outcome heads, or its row has no future to show them.
@@ -102,6 +107,9 @@ class Queries:
         if future is not None:
             self._row.require("imagine")
             prefix = self._with_clean(context, prefix, future)
+        if actions is not None:
+            tokens = self.network.action_tokens(actions, torch.ones_like(actions[..., 0]), self.embodiment)
+            prefix = self.network.streams.encode(tokens, _all(tokens), prefix, actions=True)
         return self.network.outcome(self.network.streams, prefix)
 
     @property

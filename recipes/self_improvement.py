@@ -12,7 +12,7 @@ from recipes.twin.improvement import Improvement, run_improvement
 from recipes.twin.job import Budget
 
 BUDGET = Budget(
-    demonstrations=300, play=100, held_out=0, success=0, swapped=0, paraphrase=0, absent=0, two_stage=0
+    demonstrations=320, play=100, held_out=20, success=0, swapped=0, paraphrase=0, absent=0, two_stage=0
 )
 PLAN = Improvement()
 
@@ -27,8 +27,8 @@ def recipe(root: str = "outputs/self_improvement") -> TrainConfig:
         name="self_improvement",
         policy=replace(config.policy, action_law="flow", action_steps=4, outcome_weight=0.3),
         stages=[
-            resized(world, 10_000, BUDGET.demonstrations),
-            resized(replace(policy, sources=demonstrated), 48_000, BUDGET.demonstrations),
+            resized(world, 10_000, BUDGET.demonstrations - BUDGET.held_out),
+            resized(replace(policy, sources=demonstrated), 48_000, BUDGET.demonstrations - BUDGET.held_out),
         ],
     )
 

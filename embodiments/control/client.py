@@ -7,6 +7,7 @@ the control process that dies, this one releases the torque and says what was re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -30,15 +31,17 @@ from embodiments.control.link import (
     pack,
     pack_chunk,
 )
-from embodiments.control.process import NOT_ATTACHED
+from embodiments.control.process import NOT_ATTACHED, RELEASED, UNCONFIRMED
 from embodiments.control.setpoints import NOW
 from embodiments.control.spec import ControlSpec
+from embodiments.feetech.release import RELEASED as TORQUE_OFF
 from embodiments.feetech.release import Release, release_port
 from firmware_bridge.safety import Code, State
 
 HEARTBEAT_S = 0.05
 ANSWER_S = 2.0
 START_S = 8.0
+LOOK_S = 0.05
 LEAVE_S = 75.0  # parking from anywhere, the torque ramp, the release
 NUM_EVENTS = 500
 STOPPED = (State.FAULT, State.ESTOP)
@@ -81,6 +84,8 @@ class ControlledArm:
         """
         if self._child is not None:
             raise ControlError(f"{self.spec.port}: already started; close it first")
+        self._newest = self._failure = self.release_result = None
+        self._leaving = False
         self._child = Child(self.spec, self._estop_input)
         self._thread = threading.Thread(target=self._listen, args=(self._child,), daemon=True)
         self._thread.start()
@@ -93,10 +98,11 @@ class ControlledArm:
             self._end()
             raise
 
-    def close(self, timeout_s: float = LEAVE_S) -> None:
+    def close(self, timeout_s: float = LEAVE_S, meanwhile: Callable[[], None] | None = None) -> None:
         """Park where possible, release, end the control process. A second call does nothing.
 
-        ControlError if the torque could not be confirmed off.
+        meanwhile: called some twenty times a second until then; it may `estop`. ControlError if the torque
+        could not be confirmed off; ProcessGone if the process died on the way, after the torque was released.
         """
         # A forked child that drops its copy of this object has no say over its parent's arm.
         if self._child is None or os.getpid() != self._owner:
@@ -104,17 +110,28 @@ class ControlledArm:
         child = self._child
         self._leaving = True
         child.link.send(pack(Kind.QUIT))
-        try:
-            code = child.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        code, ends = None, time.monotonic() + timeout_s
+        while code is None and time.monotonic() < ends:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.process.wait(min(LOOK_S, max(0.0, ends - time.monotonic())))
+            if code is None and meanwhile is not None:
+                meanwhile()
+        if code is None:
             raise ControlError(
                 f"{self.spec.port}: the control process has not released the arm within {timeout_s:g} s; "
                 "it still holds. Stop it with SIGTERM, or cut the servo power"
-            ) from None
+            )
         said = child.said()
+        if self._thread is not None:
+            self._thread.join(1.0)  # it hears the last words, and then the end of the link
         self._end()
-        if code != 0:
-            raise ControlError(f"{self.spec.port}: torque is not confirmed off (code {code}) {said}".strip())
+        if code == UNCONFIRMED:
+            raise ControlError(f"{self.spec.port}: torque is not confirmed off: {self._last_error() or said}")
+        if code not in (RELEASED, NOT_ATTACHED):
+            died_before = self.release_result is not None
+            gone = self._gone(code, said)
+            if not (died_before and gone.release is not None and gone.release.outcome == TORQUE_OFF):
+                raise gone
 
     def __enter__(self) -> ControlledArm:
         self.start()
@@ -199,12 +216,15 @@ class ControlledArm:
         """ArmStopped in FAULT and ESTOP, with the cause and what is known about it."""
         state = self.state
         if state.state in STOPPED:
-            why = next((text for severity, text in reversed(self.events) if severity == Severity.ERROR), "")
             raise ArmStopped(
-                f"{self.spec.port}: {self._describe()}. {why}. Remove the cause, then clear it",
+                f"{self.spec.port}: {self._describe()}. {self._last_error()}. "
+                "Remove the cause, then clear it",
                 state.state,
                 state.cause,
             )
+
+    def _last_error(self) -> str:
+        return next((text for severity, text in reversed(self.events) if severity == Severity.ERROR), "")
 
     def _describe(self) -> str:
         state = self.state
@@ -341,14 +361,20 @@ class ControlledArm:
         """The control process died without being asked to: release the torque, then say so."""
         code = child.process.wait()
         if self._failure is None:
-            self.release_result = release_port(self.spec.port, self._ids())
-            self._failure = ProcessGone(
-                f"{self.spec.port}: the control process ended (code {code}); {self.release_result}. "
-                f"{child.said()}".strip(),
-                self.release_result,
-            )
+            self._failure = self._gone(code, child.said())
         with self._changed:
             self._changed.notify_all()
 
-    def _ids(self) -> tuple[int, ...]:
-        return self.spec.load_calibration().ids
+    def _gone(self, code: int, said: str) -> ProcessGone:
+        """The error of a process that died; the torque is released first, if that process ever had the arm.
+
+        A process that died before has energised nothing: an arm that was left holding goes on holding.
+        """
+        if self._newest is None:
+            found = "it had not taken the arm: nothing was moved or energised"
+        else:
+            ids = self.spec.load_calibration().ids
+            self.release_result = self.release_result or release_port(self.spec.port, ids)
+            found = str(self.release_result)
+        text = f"{self.spec.port}: the control process ended (code {code}); {found}. {said}"
+        return ProcessGone(text.strip(), self.release_result)

@@ -14,7 +14,7 @@ REFUSALS = {
     Verdict.EXPIRED: "it took longer on its way than its time to live",
     Verdict.CONSUMED: "all its actions lie in the past; send longer chunks, or infer faster",
     Verdict.OLD: "a newer one was there before",
-    Verdict.NOT_FINITE: "it holds a number that is not finite",
+    Verdict.NOT_FINITE: "it holds a number that is not finite, or beyond 1e6",
     Verdict.SHAPE: "its shape or period is not that of this arm",
 }
 

@@ -27,8 +27,9 @@ RETRY_SHARE = 0.3  # of a period
 HEALTH_SHARE = 0.5
 BACK_OFF_DEG = 3.0
 SAG_DEG = 1.0
+COOLED_CELSIUS = 3  # below the warning, before it is said again
 # Causes that end by giving way: the goal moves to where the joint is.
-YIELDING = (Cause.TRACKING, Cause.STALL, Cause.OVERLOAD, Cause.OVERCURRENT)
+YIELDING = sum(1 << c for c in (Cause.TRACKING, Cause.STALL, Cause.OVERLOAD, Cause.OVERCURRENT))
 WORDS = {
     Cause.HEARTBEAT: "the client fell silent",
     Cause.BUS_LOST: "the port is gone",
@@ -59,6 +60,8 @@ class Controller:
         self.lost_us = 0  # when the port was lost
         self._say = say
         self._noted = (State.BOOT, Cause.NONE)
+        self._pressing = 0  # yielding conditions that have been given way to
+        self._warm = False  # and it was said
         self.torque = TorqueSwitch(say)
         self._sent_us = 0
         self._health_us = self._reopen_us = self._complained_us = 0
@@ -73,6 +76,8 @@ class Controller:
         assert self.arm is not None
         assert self.arm.attached is not None
         self.watch.supply_window_v = self.arm.attached.supply_window_v
+        self.watch.supply_found_v = self.arm.attached.supply_v
+        self.torque.found_on = bool(self.arm.attached.energised)
         while self.watch.positions is None:
             measurement = self.arm.measure()
             self.watch.see(measurement, measurement.time_us)
@@ -117,8 +122,20 @@ class Controller:
                 health = self.arm.health(self._health_joint)
                 if health is not None:
                     self.watch.see_health(health)
+                    self._mind_the_heat()
         except PortLost as error:
             self._lose_port(error)
+
+    def _mind_the_heat(self) -> None:
+        """Says once that a motor is warm; slowing and stopping are the watch's and the pilot's."""
+        limits, hottest = self.spec.thresholds, self.watch.hottest_celsius
+        if hottest >= limits.warn_celsius and not self._warm:
+            self._say(
+                Severity.WARNING,
+                f"a motor has {hottest} degrees Celsius: slow from {limits.slow_celsius} on, FAULT above "
+                f"{limits.fault_celsius}; give it a rest",
+            )
+        self._warm = hottest >= limits.warn_celsius - (COOLED_CELSIUS if self._warm else 0)
 
     def _ask_again(self, arm: ServoArm, measurement: Measurement, now: int) -> None:
         """At slow rates there is time to ask missing motors again: a dead one is known within the cycle."""
@@ -239,17 +256,24 @@ class Controller:
     # -- what others see -------------------------------------------------------------------------------------
     def _note_changes(self) -> None:
         state, cause = self.machine.state, self.machine.cause
-        if (state, cause) == self._noted:
-            return
-        before, self._noted = self._noted[0], (state, cause)
-        why = self.watch.reasons.get(cause) or WORDS.get(cause, "")
-        if state == State.FAULT and before != State.FAULT and cause in YIELDING:
+        # What is present now decides, not what latched first: an arm that parks after its host fell silent
+        # may meet an obstacle.
+        pressing = self.machine.conditions & YIELDING if state == State.FAULT else 0
+        met, self._pressing = pressing & ~self._pressing, pressing
+        if met:
             self._give_way(BACK_OFF_DEG)
-        if state == State.LIMP:
+        before, beside = self._noted[0], met & ~(1 << cause)
+        if (state, cause) == self._noted and not beside:
+            return
+        self._noted = (state, cause)
+        if state == State.LIMP and before != State.LIMP:
             self._give_way(SAG_DEG)  # what pushes when torque goes would jump
         bad = state in (State.FAULT, State.ESTOP)
-        text = f"{before.name} -> {state.name}" + (f" ({cause.name}: {why})" if cause else "")
-        self._say(Severity.ERROR if bad else Severity.INFO, text)
+        whys = [cause] if cause else []
+        whys += [other for other in Cause if other and beside >> other & 1]
+        why = "; ".join(f"{c.name}: {self.watch.reasons.get(c) or WORDS.get(c, '')}" for c in whys)
+        way = state.name if before == state else f"{before.name} -> {state.name}"
+        self._say(Severity.ERROR if bad else Severity.INFO, way + (f" ({why})" if why else ""))
 
     def snapshot(self, counters: Counters) -> ArmState:
         """This cycle for the client."""

@@ -12,6 +12,7 @@ CLOSING_PERCENT = 1.0
 GONE_PERCENT = 0.5  # a jaw this close to its goal, under hardly any load, holds nothing
 GONE_LOAD_PERCENT = 8.0
 RELIEF_PERCENT_S = 5.0  # how fast a grip that is too hard opens
+LONGEST_S = 0.1  # a grip that nobody looked at meanwhile does not open by what it had missed
 
 
 class GripGuard:
@@ -30,7 +31,8 @@ class GripGuard:
         margin past where it touched: that margin is the grip. It opens while the load is more than the motor
         can hold for long. An opening target ends it, and so does what was held when it is gone.
         """
-        passed_s, self._seen_us = (now_us - self._seen_us) / 1e6, now_us
+        passed_s = min((now_us - self._seen_us) / 1e6, LONGEST_S)
+        self._seen_us = now_us
         if (
             self.floor is not None
             and position < self.floor + GONE_PERCENT

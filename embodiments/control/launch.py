@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import embodiments
+from embodiments.control.errors import ControlError
 from embodiments.control.link import Link
 from embodiments.control.spec import ControlSpec
 
 TAIL = 2000
+
+
+def open_stop_device(path: Path) -> int:
+    """A descriptor of a button or pedal, for `ControlledArm(estop_input=…)`: a character device or a FIFO.
+
+    Raises:
+        ControlError: it is not there, may not be read, or is a plain file, whose end would be a stop at once.
+    """
+    try:
+        # A FIFO nobody writes to yet has not ended: it is opened for both, so that it never does.
+        fifo = stat.S_ISFIFO(path.stat().st_mode)
+        descriptor = os.open(path, (os.O_RDWR if fifo else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ControlError(
+            f"emergency stop device {path}: {error.strerror}; name a device that this user may read"
+        ) from error
+    if not (fifo or stat.S_ISCHR(os.fstat(descriptor).st_mode)):
+        os.close(descriptor)
+        raise ControlError(f"emergency stop device {path}: is no character device and no FIFO; name one")
+    return descriptor
 
 
 class Child:

@@ -52,6 +52,7 @@ class Pilot:
         self.park = spec.park
         self.approach = False  # the arm still closes in on a far first setpoint
         self._accepted_us = 0  # when the newest chunk came
+        self._came = False  # one came since the last cycle
         self._careful_until_us = 0
         self._settled = 0
         self._pace = 1.0  # of plan time
@@ -83,15 +84,22 @@ class Pilot:
         verdict = self.plan.accept(chunk, now_us)
         if verdict == Verdict.ACCEPTED:
             self._accepted_us = now_us
+            self._came = True
         return verdict
 
     # -- setpoints to the machine ----------------------------------------------------------------------------
     def feed(self, now_us: int, periods: int) -> None:
         """Let `periods` cycles of the plan pass, and tell the machine whether there is a setpoint."""
         state = self._machine.state
+        quiet = self._machine.age_us(Clock.FRAME) > QUIET_SHARE * self._spec.frame_timeout_us
+        came, self._came = self._came, False
         if state == State.RUN:
-            self._feed_running(now_us, periods)
-        elif state in (State.HOLD, State.STALE) and self.plan.supply == Supply.FLOWING:
+            self._feed_running(now_us, periods, came, quiet)
+        elif (
+            state in (State.HOLD, State.STALE)
+            and self.plan.supply == Supply.FLOWING
+            and not (quiet or self._watch.blind)
+        ):
             self._feed_first(now_us)
         else:
             self.drop_plan()
@@ -102,9 +110,8 @@ class Pilot:
         self.approach = False
         self._pace = 1.0
 
-    def _feed_running(self, now_us: int, periods: int) -> None:
+    def _feed_running(self, now_us: int, periods: int, came: bool, quiet: bool) -> None:
         spec = self._spec
-        quiet = self._machine.age_us(Clock.FRAME) > QUIET_SHARE * spec.frame_timeout_us
         if self._watch.blind:
             alive = False  # nothing is consumed by an arm that is not seen
         elif self.approach:
@@ -116,7 +123,7 @@ class Pilot:
                 self.plan.begin_at(self.limiter.goal)
         else:
             self.plan.advance(round(self._pace * periods * 1e6 / spec.rate_hz))
-            alive = self.plan.supply == Supply.FLOWING
+            alive = came or self.plan.supply == Supply.FLOWING  # shorter than a cycle counts, too
         if alive and not quiet:
             self._machine.step(Event.SETPOINT_NEAR, now_us)
 
@@ -149,14 +156,25 @@ class Pilot:
         if motion == Motion.TRACK:
             return self._track(now_us)
         if motion == Motion.TO_PARK and self.park is not None:
-            goal = self._go(self.park, self._spec.park_speed)
+            goal = self._go(self.park, self._spec.park_speed, now_us)
             self._look_for_arrival(self.park, now_us)
             return goal
-        return self.limiter.stop()
+        return self._stand_still(now_us)
+
+    def _stand_still(self, now_us: int) -> Positions:
+        """Stop and stand; a grip that presses too hard to last gives way even so."""
+        goals = self.limiter.goal
+        held = self._held(goals, now_us)
+        for joint, goal, target in zip(self.limiter.joints, goals, held, strict=True):
+            if target > goal:
+                joint.step(target)
+            else:
+                joint.stop()
+        return self.limiter.goal
 
     def _track(self, now_us: int) -> Positions:
         if self.approach:
-            return self._go(self.plan.first(), self._spec.approach_speed)
+            return self._go(self.plan.first(), self._spec.approach_speed, now_us)
         setpoint = self._gripped(self.plan.sample(self._accelerations), now_us)
         careful = now_us < self._careful_until_us
         cap = min(
@@ -170,8 +188,15 @@ class Pilot:
         self._pace = min(max(2.0 - behind / PATH_TOLERANCE, 0.0), 1.0)
         return goal
 
-    def _go(self, target: Positions, speed: float) -> Positions:
-        return self.limiter.step(target, None, arriving_together(speed, self.limiter.goal, target))
+    def _go(self, target: Positions, speed: float, now_us: int) -> Positions:
+        caps = arriving_together(speed, self.limiter.goal, target)
+        held = self._held(target, now_us)
+        # A grip is adjusted as fast as it can be: one that lags behind its guard would swing about it.
+        caps = tuple(math.inf if to != at else cap for to, at, cap in zip(held, target, caps, strict=True))
+        return self.limiter.step(held, None, caps)
+
+    def _held(self, target: Positions, now_us: int) -> Positions:
+        return self._gripped(Setpoint(target, (0.0,) * len(target)), now_us).positions
 
     def _gripped(self, setpoint: Setpoint, now_us: int) -> Setpoint:
         positions, velocities = list(setpoint.positions), list(setpoint.velocities)

@@ -43,11 +43,11 @@ QUANTILES_EVERY = 50  # cycles
 class ControlProcess:
     """Everything of one run: signals, link, loop, end."""
 
-    def __init__(self, spec: ControlSpec, link: Link, estop_fds: dict[int, bool]) -> None:
+    def __init__(self, spec: ControlSpec, link: Link, journal: Journal, estop_fds: dict[int, bool]) -> None:
         """`estop_fds`: descriptor → whether its end is a stop, too."""
         self.spec = spec
         self.link = link
-        self.journal = Journal(spec.journal, spec.rate_hz)
+        self.journal = journal
         self._estop_fds = estop_fds
         self._parent = os.getppid()
         self._terminate = self._estop_signalled = False
@@ -102,9 +102,8 @@ class ControlProcess:
         self.journal.close()
 
     def _not_attached(self, error: Exception) -> int:
-        # The class travels by name: the client raises the same one.
         self.journal.note(Severity.ERROR, str(error))
-        self.link.send(pack(Kind.EVENT, Severity.ERROR, NOT_ATTACHED, f"{type(error).__name__}\n{error}"))
+        self.link.send(_refusal(error))
         self.journal.close()
         return NOT_ATTACHED
 
@@ -212,11 +211,17 @@ class ControlProcess:
         torque = self.controller.torque
         if torque.energised:
             self.say(Severity.ERROR, "ending although torque could not be confirmed off: cut the servo power")
+        elif torque.found_on:
+            self.say(
+                Severity.ERROR,
+                "motors had torque before, were never armed here, and keep it with nobody watching: connect "
+                "again, arm and park, or hold the arm and cut the servo power",
+            )
         if self.controller.arm is not None:
             self.controller.arm.close()
         self.journal.close()
         self.link.close()
-        return UNCONFIRMED if torque.energised else RELEASED
+        return UNCONFIRMED if torque.energised or torque.found_on else RELEASED
 
     def _counters(self) -> Counters:
         controller, lateness = self.controller, self.deadlines.lateness
@@ -240,6 +245,11 @@ class ControlProcess:
         )
 
 
+def _refusal(error: Exception) -> bytes:
+    """Why there is no arm; the class travels by name, and the client raises the same one."""
+    return pack(Kind.EVENT, Severity.ERROR, NOT_ATTACHED, f"{type(error).__name__}\n{error}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m embodiments.control.process", description=__doc__)
@@ -251,7 +261,12 @@ def main(arguments: list[str] | None = None) -> int:
     spec = ControlSpec.parse(Path(options.spec).read_text(encoding="utf-8"))
     link = Link(socket.socket(fileno=options.link_fd))
     given = {options.estop_fd: False, options.estop_input_fd: True}
-    return ControlProcess(spec, link, {fd: end for fd, end in given.items() if fd is not None}).run()
+    try:
+        journal = Journal(spec.journal, spec.rate_hz)
+    except OSError as error:
+        link.send(_refusal(ControlError(f"{spec.port}: event log {spec.journal}: {error.strerror}")))
+        return NOT_ATTACHED
+    return ControlProcess(spec, link, journal, {fd: end for fd, end in given.items() if fd is not None}).run()
 
 
 if __name__ == "__main__":

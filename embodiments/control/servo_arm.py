@@ -25,7 +25,7 @@ from embodiments.feetech.registers import (
     TORQUE_LIMIT,
     Register,
 )
-from embodiments.feetech.release import Release, release_torque
+from embodiments.feetech.release import RELEASED, Release, release_torque
 
 # Position, velocity and load in one reply: four more bytes a motor buy stall detection in every cycle.
 BLOCK = PRESENT_POSITION.address
@@ -170,6 +170,7 @@ class ServoArm:
             if on[id] != 1 or abs(goals[id] - present[id]) > KEPT_GOAL_STEPS:
                 goals[id] = min(max(present[id], 0), MAX_RAW)
         self._set_all(GOAL_POSITION, goals, GOAL_TOLERANCE_STEPS)
+        self.scale_torque(1.0)  # only now: an old goal may not be followed with more torque than it had
         self._set_all(TORQUE_ENABLE, dict.fromkeys(self.ids, 1))
         self._set_all(LOCK, dict.fromkeys(self.ids, 1))
         self._last_raw = tuple(goals[id] for id in self.ids)
@@ -180,17 +181,20 @@ class ServoArm:
         return all(on == 1 for on in self._read_all(TORQUE_ENABLE).values())
 
     def scale_torque(self, share: float) -> None:
-        """Limit every motor's torque to `share` (0 to 1) of what it was at attach. PortLost."""
+        """Limit every motor's torque to `share` (0 to 1) of what it was at attach, and to what the spec
+        allows. PortLost.
+        """
         assert self.attached is not None
-        limits = self.attached.torque_limits
-        words = {id: TORQUE_LIMIT.encode(round(limits[id] * share)) for id in self.ids}
+        limits, most = self.attached.torque_limits, min(share, self.spec.torque_share)
+        words = {id: TORQUE_LIMIT.encode(round(limits[id] * most)) for id in self.ids}
         self.port.sync_write(TORQUE_LIMIT.address, words)
 
     def release(self) -> Release:
-        """Torque off on all motors, verified; torque limits and locks back to what they were."""
+        """Torque off on all motors, verified; then torque limits and locks are what they were."""
         result = release_torque(self.port, self.ids)
-        if not result.error and self.attached is not None:
-            self.scale_torque(1.0)
+        if result.outcome == RELEASED and self.attached is not None:
+            whole = {id: TORQUE_LIMIT.encode(limit) for id, limit in self.attached.torque_limits.items()}
+            self.port.sync_write(TORQUE_LIMIT.address, whole)
             self.port.sync_write(LOCK.address, dict.fromkeys(self.ids, LOCK.encode(0)))
         self._last_raw = None
         return result

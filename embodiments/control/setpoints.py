@@ -19,6 +19,7 @@ from typing import NamedTuple
 NOW = -1  # start_us of a chunk that applies from whenever it arrives
 MAX_ACTIONS = 512
 MAX_PERIOD_US = 1_000_000
+LARGEST = 1e6  # in any joint's unit; beyond it differences of two targets lose all precision
 
 Positions = tuple[float, ...]
 
@@ -38,7 +39,7 @@ class Verdict(IntEnum):
     EXPIRED = 1  # on its way for longer than its time to live
     CONSUMED = 2  # every action lies in the past of the plan
     OLD = 3  # a newer chunk was there before
-    NOT_FINITE = 4
+    NOT_FINITE = 4  # NaN, infinite, or larger than any joint's unit makes sense of
     SHAPE = 5  # wrong number of joints, no action, too many, or a period outside its window
 
 
@@ -101,7 +102,8 @@ class SetpointPlan:
     def begin_at(self, positions: Sequence[float]) -> None:
         """Lead from `positions`, instead of from the last setpoint, to the next action."""
         ahead = [knot for knot in self._knots if knot[0] > self.plan_us]
-        self._knots = [(self.plan_us, tuple(positions)), *ahead]
+        last = (self.plan_us, self._knots[-1][1])  # of a chunk without a period: it applies at once
+        self._knots = [(self.plan_us, tuple(positions)), *(ahead or [last])]
 
     def first(self) -> Positions:
         """The next action of the plan: what the start gate looks at."""
@@ -136,7 +138,7 @@ class SetpointPlan:
             return Verdict.SHAPE
         if not 0 <= chunk.period_us <= MAX_PERIOD_US or (chunk.start_us < 0 and chunk.start_us != NOW):
             return Verdict.SHAPE
-        if not all(math.isfinite(value) for action in actions for value in action):
+        if not all(abs(value) <= LARGEST for action in actions for value in action):  # NaN is not, either
             return Verdict.NOT_FINITE
         if chunk.sequence <= self.sequence:
             return Verdict.OLD

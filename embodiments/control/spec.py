@@ -26,7 +26,7 @@ class Thresholds:
     stall_deg: float = 5.0
     stall_load_percent: float = 60.0
     stall_s: float = 0.3
-    grip_load_percent: float = 35.0  # a closing gripper beyond this stops closing …
+    grip_load_percent: float = 25.0  # a closing gripper beyond this stops closing …
     grip_s: float = 0.2
     grip_margin: float = 4.0  # … this far (percent) past where it touched, and opens from there
     hold_load_percent: float = 20.0  # until no more than this is left: LeRobot's overload trips at 25
@@ -37,6 +37,7 @@ class Thresholds:
     lost_attempts: int = 3
     lost_s: float = 0.035  # one motor silent among others: at 100 Hz a fault within 60 ms of its death
     line_silent_s: float = 0.25  # nobody answers: a busy host, or the line
+    warn_celsius: int = 55
     slow_celsius: int = 60
     fault_celsius: int = 65
 
@@ -63,6 +64,7 @@ class ControlSpec:
     approach_far_setpoint: bool = True
     approach_speed: float = 25.0  # per second
     smoothing_s: float = 0.04
+    torque_share: float = 1.0  # of each motor's own limit, the most that is ever used
     setpoint_ttl_us: int = 100_000
     frame_timeout_us: int = 250_000
     park_after_heartbeat: bool = True
@@ -86,6 +88,10 @@ class ControlSpec:
             raise ValueError(
                 f"{self.port}: limits are for {[limit.name for limit in self.limits]}, gates for "
                 f"{len(self.gate)} joints; give one of each for {list(names)}, in this order"
+            )
+        if not 0.0 < self.torque_share <= 1.0:
+            raise ValueError(
+                f"{self.port}: torque_share is {self.torque_share:g}; allowed is up to 1, above 0"
             )
         for what, pose in (("gate", self.gate), ("park", self.park or ())):
             if not all(math.isfinite(value) for value in pose):

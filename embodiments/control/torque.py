@@ -21,6 +21,7 @@ class TorqueSwitch:
         self._say = say
         self.holding = False  # goals are written
         self.energised = False  # torque was switched on here and has not been read back as off
+        self.found_on = False  # some motor had torque before, and was neither taken nor released here
         self.failed_releases = 0
         self.last_release: Release | None = None
         self._scale = 1.0
@@ -43,7 +44,9 @@ class TorqueSwitch:
         elif torque == Torque.ON and not self.holding and state != State.ESTOP:
             return self._take(arm)
         elif self.holding:
-            self._limit(arm, HALF if torque == Torque.REDUCED else 1.0)
+            share = HALF if torque == Torque.REDUCED else 1.0
+            # A stop while the arm is let go may not lift it again.
+            self._limit(arm, min(share, self._scale) if state == State.ESTOP else share)
         return None
 
     def lose_port(self) -> None:
@@ -52,9 +55,9 @@ class TorqueSwitch:
 
     def _take(self, arm: ServoArm) -> tuple[float, ...]:
         self.energised = True  # from here on some motor may have torque, whatever comes
-        arm.scale_torque(1.0)
-        self._scale = 1.0
+        self.found_on = False
         goals = arm.energise()
+        self._scale = 1.0
         self.holding = True
         return goals
 
@@ -76,7 +79,7 @@ class TorqueSwitch:
         self.holding = False
         self.last_release = arm.release()
         if self.last_release.outcome == RELEASED:
-            self.energised = False
+            self.energised = self.found_on = False
             self.failed_releases = 0
             self._stopped = True
             self._scale = 1.0

@@ -27,6 +27,7 @@ PROOF_REPLIES = 2
 # … and a position that was wrong is believed again only after this many that agree with each other.
 TRUST_REPLIES = 20
 SUPPLY_READS = 2
+SAGGING_SHARE = 0.9  # of the supply found at first: a window that suits 5 V and 7.4 V servos is too wide here
 
 
 class JointWatch:
@@ -136,6 +137,7 @@ class Watch:
         self._celsius: dict[int, int] = {}
         self._out = 0
         self.supply_window_v = (0.0, 99.0)
+        self.supply_found_v = 0.0  # when the arm was attached
         self.reasons: dict[Cause, str] = {}
         self.lost_replies = 0
 
@@ -163,7 +165,8 @@ class Watch:
     @property
     def slow(self) -> bool:
         """Whether motors are so warm, or the supply so low, that the arm should move slowly."""
-        sagging = self.supply_v and self.supply_v < self.supply_window_v[0] * 1.05
+        lowest = max(self.supply_window_v[0] * 1.05, self.supply_found_v * SAGGING_SHARE)
+        sagging = self.supply_v and self.supply_v < lowest
         return bool(sagging) or self.hottest_celsius >= self._thresholds.slow_celsius
 
     @property

@@ -15,6 +15,7 @@ from embodiments.so101.constants import MOTORS, SO101
 RANGE_MARGIN_DEG = 3.0  # the recorded range ends at the mechanical stop: stay off it
 STOP_FACTOR = 2.5  # 1000 deg/s^2: from 90 deg/s to rest in 90 ms, with smoothing in under 150 ms
 FIRST_RUN_SPEED = 1 / 3  # of the velocity limits
+FIRST_RUN_TORQUE = 0.5  # of each motor's limit: holds the raised twin, and pushes half as hard
 GATE_DEG = 5.0
 GATE_PERCENT = 30.0  # a gripper neither falls nor reaches far
 # Folded on its own mechanical stops: without torque the twin's arm stays there (tested). A real arm's owner
@@ -69,8 +70,8 @@ def control_spec(
 ) -> ControlSpec:
     """The spec of one SO-101 (or SO-100: the same motors).
 
-    calibration: LeRobot's file, or what was read from it. first_run: a third of the speed. settings: any
-    other field of ControlSpec. CalibrationError, or ValueError for a setting that is not allowed.
+    calibration: LeRobot's file, or what was read from it. first_run: a third of the speed, half the torque.
+    settings: any other field of ControlSpec. CalibrationError; ValueError for a setting that is not allowed.
     """
     if isinstance(calibration, Path):
         calibration = Calibration.load(calibration, MOTORS)
@@ -82,6 +83,7 @@ def control_spec(
         ),
         gate=tuple(GATE_DEG if joint.unit == DEGREES else GATE_PERCENT for joint in calibration.joints),
         park=REST_POSE,
+        torque_share=FIRST_RUN_TORQUE if first_run else 1.0,
         registers=dict(REGISTERS),
         joint_registers={"gripper": dict(GRIPPER_REGISTERS)},
         clear_bits=dict(CLEAR_BITS),

@@ -20,9 +20,11 @@ class GuardedSO101Config(SOFollowerRobotConfig):
     control_rate_hz: 10 to 200, whatever the rate of the loop above. arm: who consents to torque at connect,
     `prompt` (a person at the terminal) or `auto` (starting the command was the consent). stale_rearm: after a
     pause of the loop above of more than a second, `auto` follows it again, `human` stops it. first_run: a
-    third of the speed. park_pose: where the arm is brought before it is let go, degrees and gripper percent.
-    setpoint_ttl_ms: how long the last action counts, 20 to 255. client_timeout_s: how long this process may
-    be silent; inference in the same process holds it up for seconds. log_dir: event logs of every connection.
+    third of the speed, half the torque. park_pose: where the arm is brought before it is let go, degrees and
+    gripper percent. setpoint_ttl_ms: how long the last action counts, 20 to 255. client_timeout_s: how long
+    this process may be silent; inference in the same process holds it up for seconds. log_dir: event logs of
+    every connection. estop_device: a button or pedal (a character device or FIFO); any byte read from it is
+    an emergency stop.
     """
 
     control_rate_hz: float = 100.0
@@ -33,6 +35,7 @@ class GuardedSO101Config(SOFollowerRobotConfig):
     setpoint_ttl_ms: int = 250
     client_timeout_s: float = 2.0
     log_dir: Path | None = None
+    estop_device: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,18 +7,22 @@ motors up, which the control process has no part in.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lerobot.lerobot_types import RobotAction, RobotObservation
 from lerobot.robots.so_follower import SOFollower
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
+from lerobot.utils.errors import DeviceNotConnectedError
 
 from embodiments.control.client import ControlledArm
 from embodiments.control.errors import ControlError
+from embodiments.control.launch import open_stop_device
 from embodiments.control.link import ArmState, Severity
 from embodiments.control.spec import ControlSpec
 from embodiments.so101.arm_spec import REGISTERS, control_spec
@@ -28,7 +32,9 @@ from firmware_bridge.safety import State
 logger = logging.getLogger(__name__)
 
 LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
-MAX_AGE_S = 0.2  # of joint positions handed to a policy
+MAX_AGE_S = 0.2  # of joint positions and pictures handed to a policy
+PICTURE_WAIT_S = 5.0
+PICTURE_LOOK_S = 0.005
 LONGEST_PERIOD_S = 0.2
 PATIENCE_S = 0.3  # three control cycles at the slowest rate: by then a near setpoint is followed
 GIVEN_UP_S = 1.0
@@ -84,7 +90,10 @@ class GuardedSO101(SOFollower):
             raise ControlError(
                 f"{self}: no calibration {self.calibration_fpath}; run lerobot-calibrate with this --robot.id"
             )
-        self.controlled = ControlledArm(self._spec(), self._log)
+        with contextlib.suppress(ControlError):  # what an earlier connection that broke has left open
+            self._end()
+        pressed = None if self.config.estop_device is None else open_stop_device(self.config.estop_device)
+        self.controlled = ControlledArm(self._spec(), self._log, pressed)
         try:
             self.controlled.start()
             for camera in self.cameras.values():
@@ -93,6 +102,9 @@ class GuardedSO101(SOFollower):
         except BaseException:  # also Ctrl-C at the prompt: nothing stays connected half way
             self._end()
             raise
+        finally:
+            if pressed is not None:
+                os.close(pressed)  # the control process has its own
 
     def _spec(self) -> ControlSpec:
         config = self.config
@@ -139,9 +151,10 @@ class GuardedSO101(SOFollower):
                 if camera.is_connected:
                     camera.disconnect()
 
-    @check_if_not_connected
     def disconnect(self) -> None:
-        """Park, let go, give the port up."""
+        """Park, let go, give the port up; cameras, too, where the control process is gone already."""
+        if self.controlled is None and not self.bus.is_connected:
+            raise DeviceNotConnectedError(f"{self} is not connected; call connect first")
         if self.bus.is_connected:
             self.bus.disconnect(self.config.disable_torque_on_disconnect)
         self._end()
@@ -173,15 +186,32 @@ class GuardedSO101(SOFollower):
     # -- the loop --------------------------------------------------------------------------------------------
     @check_if_not_connected
     def get_observation(self) -> RobotObservation:
-        """Joint positions at most 0.2 s old, and the newest picture of each camera."""
-        state = self._controlled().observe(MAX_AGE_S)
-        observation: dict[str, Any] = self._named(state.measured)
+        """Joint positions and pictures at most 0.2 s old.
+
+        Where a camera stands still this waits, up to 5 s, and the arm, given no actions, stops and holds:
+        then TimeoutError.
+        """
+        pictures: dict[str, Any] = {}
         for name, camera in self.cameras.items():
             if getattr(camera, "use_rgb", True):
-                observation[name] = camera.read_latest()
+                pictures[name] = self._fresh(name, camera.read_latest)
             if getattr(camera, "use_depth", False):
-                observation[f"{name}_depth"] = camera.read_latest_depth()
-        return observation
+                pictures[f"{name}_depth"] = self._fresh(name, camera.read_latest_depth)
+        return self._named(self._controlled().observe(MAX_AGE_S).measured) | pictures
+
+    def _fresh(self, name: str, read: Callable[..., Any]) -> Any:
+        """A picture of one camera, waiting for one that is new enough."""
+        since = None
+        while True:
+            try:
+                return read(max_age_ms=round(MAX_AGE_S * 1e3))
+            except TimeoutError:
+                if since is None:
+                    since = time.monotonic()
+                    logger.warning("%s: camera %s stands still; the arm holds until it goes on", self, name)
+                elif time.monotonic() - since > PICTURE_WAIT_S:
+                    raise
+            time.sleep(PICTURE_LOOK_S)
 
     @check_if_not_connected
     def send_action(self, action: RobotAction) -> RobotAction:

@@ -7,7 +7,13 @@ from hybridpolicy.errors import ConfigurationError
 
 def check_world(config: HybridConfig) -> None:
     """Raises an error if a policy of `config` cannot be dreamt in."""
-    COUPLINGS[config.coupling].require("imagine_actions")
+    row = COUPLINGS[config.coupling]
+    row.require("imagine_actions")
+    if row.world_shown == "blocks":
+        raise ConfigurationError(
+            f"dream: coupling = {row.name} imagines each moment from the actions of earlier blocks alone, so "
+            "the last ones would change nothing; dream in a policy of coupling = joint"
+        )
     if not config.state_size:
         raise ConfigurationError(
             "dream: the world policy has no observation.state, so no arm would be seen to move"

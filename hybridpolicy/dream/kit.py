@@ -127,8 +127,8 @@ class DreamKit:
         """Raises `ConfigurationError` if nothing can be read off this policy's latents."""
         if self.probe is None:
             raise ConfigurationError(
-                f"dream: {policy} has no outcome heads and its kit no probe, so nobody can say what "
-                "succeeds; fit the kit on data with privileged.objects, or train with "
-                "policy.outcome_weight above 0"
+                f"dream: {policy} has no outcome heads that were shown successes and failures, its kit no "
+                "probe, and so nobody can say what succeeds; fit the kit on data with privileged.objects, or "
+                "train with policy.outcome_weight above 0 on rollouts"
             )
         return self.probe

@@ -42,7 +42,9 @@ class DreamVectorEnv(VectorEnv):
                 f"dream: episodes {list(episodes)[:5]} … of {recorded.source}; it has 0 … "
                 f"{recorded.num_episodes - 1}"
             )
-        by_outcome = config.outcome_weight > 0 if judge == "auto" else judge == "outcome"
+        # A head that was never shown a failure calls everything a success.
+        able = config.outcome_weight > 0 and world.actor.policy.network.outcome.knows("success")
+        by_outcome = able if judge == "auto" else judge == "outcome"
         if by_outcome and config.outcome_weight == 0:
             raise ConfigurationError(
                 f"dream: judge = outcome, and {world.folder} has no outcome heads; use judge = probe, or "

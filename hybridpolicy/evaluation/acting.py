@@ -14,8 +14,10 @@ from lerobot.policies.factory import make_pre_post_processors
 
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import CheckpointError, ConfigurationError
+from hybridpolicy.gate import Gate
 from hybridpolicy.location import find_policy
 from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.network import Context
 from hybridpolicy.planner import Planner, PlannerSettings
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors  # noqa: F401  (LeRobot looks it up by name)
 from hybridpolicy.stats import p50_p95
@@ -25,18 +27,30 @@ from hybridpolicy.stats import p50_p95
 class Proposals:
     """What a planner chose among, for N observations.
 
-    chunks: (N, K, T, A) candidates in physical units; the first is what the policy does without a planner.
-    scores: (N, K). chosen: (N,) index of the best.
+    chunks: (N, K, T, A) candidates in physical units. scores: (N, K). chosen: (N,) index of the best, -1
+    where a gate let none pass.
     """
 
     chunks: np.ndarray
     scores: np.ndarray
     chosen: np.ndarray
 
-    @property
-    def best(self) -> np.ndarray:
-        """(N, T, A) the chosen chunks."""
-        return self.chunks[np.arange(len(self.chosen)), self.chosen]
+    def best(self, now: np.ndarray) -> np.ndarray:
+        """(N, T, A) the chosen chunks; where none passed, standing at the joints `now` (N, S).
+
+        Raises:
+            ConfigurationError: none passed, and the state is not that of the joints that are acted on.
+        """
+        best = self.chunks[np.arange(len(self.chosen)), self.chosen]
+        refused = self.chosen < 0
+        if refused.any():
+            if now.shape[-1] != best.shape[-1]:
+                raise ConfigurationError(
+                    f"hybrid: no candidate passed the gate, and a state of {now.shape[-1]} numbers does not "
+                    f"say where to stand with {best.shape[-1]} joints; handle Proposals.chosen = -1 yourself"
+                )
+            best[refused] = now[refused, None]
+        return best
 
 
 def _to_tensor(value: np.ndarray) -> torch.Tensor:
@@ -52,14 +66,18 @@ class Actor:
 
     Attributes:
         chunk_seconds: how long each chunk so far took, observation to physical actions.
+        num_planned, num_held: plans of a planner so far, and those of them of which no candidate passed.
     """
 
     policy: HybridPolicy
     preprocessor: Any
     postprocessor: Any
     chunk_seconds: list[float] = field(default_factory=list)
+    num_planned: int = 0
+    num_held: int = 0
     _planned: list[np.ndarray] = field(default_factory=list)
     _planner: Planner | None = None
+    _left_over: torch.Tensor | None = None  # of the planner's last choice, pipeline units
 
     @classmethod
     def load(cls, folder: str | Path, imagine: str | None = None) -> "Actor":
@@ -93,13 +111,14 @@ class Actor:
         self.policy.config.check_threshold(imagine)
         self.policy.config.imagine = imagine
 
-    def set_planner(self, settings: PlannerSettings) -> None:
-        """From now on chunks are the best of K candidates.
+    def set_planner(self, settings: PlannerSettings, gate: Gate | None = None) -> None:
+        """From now on chunks are the best of K candidates that `gate` lets pass, one going on with the last.
 
         Raises:
             ConfigurationError: this policy cannot be planned with, see `check_planner`.
         """
-        self._planner = Planner(self.policy.queries, settings)
+        self._planner = Planner(self.policy.queries, settings, gate)
+        self._left_over = None
 
     def check_rate(self, rate_hz: float) -> None:
         """Raises `ConfigurationError` for another rate than that of training: chunks count frames."""
@@ -155,7 +174,10 @@ class Actor:
         """Returns (N, T, A) actions in physical units."""
         start = time.perf_counter()
         if self._planner is not None:
-            result = self.propose(pixels, state, texts, extra).best
+            proposals = self.propose(pixels, state, texts, extra, go_on=True)
+            result = proposals.best(state)
+            self.num_planned += len(result)
+            self.num_held += int((proposals.chosen < 0).sum())
         else:
             result = self._physical(self.policy.predict_action_chunk(self.batch(pixels, state, texts, extra)))
         self.chunk_seconds.append(time.perf_counter() - start)
@@ -168,8 +190,9 @@ class Actor:
         state: np.ndarray,
         texts: list[str],
         extra: Mapping[str, np.ndarray] | None = None,
+        go_on: bool = False,
     ) -> Proposals:
-        """The planner's candidates; arguments as of `batch`.
+        """The planner's candidates; arguments as of `batch`. `go_on`: the first goes on with the last choice.
 
         Raises:
             ConfigurationError: no planner was set.
@@ -179,13 +202,25 @@ class Actor:
             raise ConfigurationError("hybrid: no planner to propose with; call set_planner first")
         context = self.policy.observe(self.batch(pixels, state, texts, extra))
         device = context.latents.device
-        plan = self._planner.plan(context, lambda count: self.policy.acting_noise(count, device))
+        warm = None
+        if go_on and self._left_over is not None and len(self._left_over) == context.size:
+            warm = self.policy.embodiment.to_network(self._left_over, context.state)
+        plan = self._planner.plan(context, lambda count: self.policy.acting_noise(count, device), warm=warm)
+        if go_on:
+            self._left_over = self._after_acting(plan.chunk, context)
         count = plan.candidates.shape[1]
         now = None if context.state is None else context.state.repeat_interleave(count, dim=0)
         chunks = self._physical(self.policy.embodiment.to_pipeline(plan.candidates.flatten(0, 1), now))
         return Proposals(
             chunks.reshape(-1, count, *chunks.shape[1:]), plan.scores.cpu().numpy(), plan.chosen.cpu().numpy()
         )
+
+    def _after_acting(self, chunk: torch.Tensor, context: Context) -> torch.Tensor | None:
+        """What of a plan will be left when the next is asked for; None where one of them is no plan."""
+        left = self.policy.embodiment.to_pipeline(chunk, context.state)[
+            :, self.policy.config.n_action_steps :
+        ]
+        return left if left.shape[1] and bool(torch.isfinite(left).all()) else None
 
     def _physical(self, chunk: torch.Tensor) -> np.ndarray:
         physical: np.ndarray = self.postprocessor(chunk).float().cpu().numpy()
@@ -200,6 +235,7 @@ class Actor:
         """Forgets planned actions: the next observation is of another episode."""
         self.policy.reset()
         self._planned.clear()
+        self._left_over = None
 
     @property
     def has_planned(self) -> bool:

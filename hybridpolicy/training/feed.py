@@ -79,6 +79,12 @@ class Feed:
         return MixtureLoader(readers, plan, getattr(self._policy, "needs_future", None))
 
     def _check_processors(self, stage: StageConfig) -> None:
+        tags = sorted({source.embodiment for source in stage.sources if "action" not in source.drop})
+        if len(tags) > 1:
+            raise ConfigurationError(
+                f"stage {stage.name!r}: actions of {tags}, and a stage trains the projectors of one arm; "
+                "give each arm a stage of its own, or drop the actions of the others"
+            )
         if isinstance(self._preprocessor, Mapping):
             for source in stage.sources:
                 if source.embodiment not in self._preprocessor:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridpolicy.errors import DatasetError
-from hybridpolicy.outcome_schema import EVENT, SUCCESS
+from hybridpolicy.outcome_schema import EVENT, INTERVENTION, SUCCESS
 
 
 def outcome_labels(
@@ -23,8 +23,8 @@ def outcome_labels(
     """Labels (N, 3) of progress, success, risk, and which of them are known (N, 3).
 
     progress is 1 − remaining frames over the median length of a success, at least 0, and unknown (censored)
-    for a failure, and everywhere if nothing succeeded; risk is an `outcome.event` within the next
-    `chunk_size` frames of the episode.
+    for a failure, and everywhere if nothing succeeded; risk is an `outcome.event` or an
+    `intervention` within the next `chunk_size` frames of the episode.
 
     Args:
         kind: "demonstrations" (all end in success, nothing is known of risk) or "recorded".
@@ -47,6 +47,8 @@ def outcome_labels(
         ended = np.asarray(columns[SUCCESS], bool).reshape(frames)
         succeeded = np.add.reduceat(ended, episode_from) > 0
         events = np.asarray(columns[EVENT], bool).reshape(frames)
+        if INTERVENTION in columns:  # a person had to step in
+            events |= np.asarray(columns[INTERVENTION], bool).reshape(frames)
     last = np.repeat(episode_to - 1, lengths)
     remaining = last - np.arange(frames)
     labels = np.zeros((frames, 3), dtype=np.float32)

@@ -8,7 +8,7 @@ from torch import nn
 
 from hybridpolicy.training.config import StageConfig
 
-TRUNK_GROUP = "trunk"
+TRUNK_GROUPS = ("trunk", "language")  # the language model feeds the trunk, and learns with it
 
 
 def lr_factor(progress: float, warmup_fraction: float) -> float:
@@ -43,7 +43,7 @@ def schedule(groups: list[dict[str, Any]], stage: StageConfig, progress: float) 
     """Sets `lr` and `weight_decay` of the optimizer's groups in place; the stage's own learning rate now."""
     lr = stage.lr * lr_factor(min(progress, 1.0), stage.warmup_fraction)
     for group in groups:
-        trunk = stage.trunk_lr_scale if group["name"] == TRUNK_GROUP else 1.0
+        trunk = stage.trunk_lr_scale if group["name"] in TRUNK_GROUPS else 1.0
         group["lr"] = lr * group["lr_scale"] * trunk
         own = group["own_weight_decay"]
         group["weight_decay"] = stage.weight_decay if own is None else own

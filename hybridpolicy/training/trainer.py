@@ -224,7 +224,10 @@ class Trainer:
         position.log_window, position.log_seconds = {}, 0.0
         if self._metrics is not None:
             counts = {"stage": stage.name, "step": position.step, "samples": position.samples}
-            held_out = self._validate() if self._validation_is_due(stage) else {}
+            held_out = {}
+            if self._validation_is_due(stage):
+                with self.average.applied():
+                    held_out = self._validate()
             clocks = {"samples_per_s": rate, "seconds": position.seconds}
             self._metrics.append({**counts, **means, **held_out, **clocks})
         total = self.config.total_samples
@@ -241,7 +244,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Means over `VALIDATION_BATCHES` held-out batches, always the same ones, by the run-time weights."""
         assert self._held_out is not None
-        totals: dict[str, float] = {}
+        found: dict[str, list[float]] = {}
         measure = getattr(self.policy, "measure", None)  # of each query it answers
         self.policy.eval()
         for step in range(VALIDATION_BATCHES):
@@ -252,9 +255,9 @@ class Trainer:
                 loss, parts = self.policy(batch)
                 queried = measure(batch) if measure is not None else {}
             for name, value in {**(parts or {}), "loss": loss.item(), **queried}.items():
-                totals[name] = totals.get(name, 0.0) + value / VALIDATION_BATCHES
+                found.setdefault(name, []).append(value)  # a batch says only what its sources can
         self.policy.train()
-        return {f"held_out_{name}": value for name, value in totals.items()}
+        return {f"held_out_{name}": sum(values) / len(values) for name, values in found.items()}
 
     def _report(self, event: TrainProgress) -> None:
         if self.accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Any
 
 from embodiments.control.client import ControlledArm
 from embodiments.control.errors import ArmStopped, Refused
+from embodiments.control.launch import open_stop_device
 from embodiments.control.link import ArmState, Severity
 from embodiments.control.spec import ControlSpec
 from embodiments.so101.constants import JOINT_NAMES
@@ -33,9 +35,9 @@ from recipes.arm.errors import ArmRunError
 from recipes.arm.judge import Judge, PersonJudge
 from recipes.arm.policy import Observation, PolicyFacts, PolicyProcess
 from recipes.arm.record import CONTROL_LOG, Recorder, identity, run_folder, write_identity
-from recipes.arm.session import EpisodeResult, Session
+from recipes.arm.session import STOPPED_BY_KEY, EpisodeResult, Session, stop_on_key
 from recipes.arm.setup import RunSettings
-from recipes.arm.view import View
+from recipes.arm.view import Key, View
 
 CAUSE_GONE_S = 2.0  # a servo that was let go answers once more with the error that stopped it
 
@@ -95,9 +97,8 @@ def run_policy(
         cameras = Cameras(settings.find_cameras())
         stack.callback(cameras.close)
         spec = settings.control_spec(result.folder / CONTROL_LOG if result.folder else None)
-        arm = ControlledArm(spec, lambda severity, text: said.append((severity, text)))
-        arm.start()  # attached, no torque: what is wrong with the arm is said before the policy has loaded
-        stack.callback(arm.close)
+        # What is wrong with the arm is said before the policy has loaded.
+        arm = _take(settings, spec, view, said, stack)
         result.facts = policy.load()
         for check in _checks(settings, result, spec, arm, cameras, policy):
             result.checks.append(check)
@@ -122,6 +123,37 @@ def run_policy(
         result.last_state = arm.state
         view.event(Severity.INFO, "parking the arm, then letting go")
     return result
+
+
+def _take(
+    settings: RunSettings,
+    spec: ControlSpec,
+    view: View,
+    said: deque[tuple[Severity, str]],
+    stack: ExitStack,
+) -> ControlledArm:
+    """The arm, attached and without torque; `stack` brings it down."""
+    pressed = None
+    if settings.estop_device is not None:
+        pressed = open_stop_device(settings.estop_device)
+        stack.callback(os.close, pressed)
+    arm = ControlledArm(spec, lambda severity, text: said.append((severity, text)), pressed)
+    arm.start()
+    stack.callback(_bring_down, arm, view, said)
+    view.event(Severity.INFO, f"emergency stop: SPACE, or kill -USR1 {arm.pid}")
+    return arm
+
+
+def _bring_down(arm: ControlledArm, view: View, said: deque[tuple[Severity, str]]) -> None:
+    """Parks the arm and lets go; an emergency stop is obeyed on the way, too."""
+
+    def listen() -> None:
+        if stop_on_key(arm, view) == Key.STOP:
+            view.event(Severity.ERROR, STOPPED_BY_KEY)
+        while said:
+            view.event(*said.popleft())
+
+    arm.close(meanwhile=listen)
 
 
 def _clear(arm: ControlledArm, stopped: ArmStopped, clear_faults: bool) -> None:

@@ -124,12 +124,22 @@ class Recorder:
         if held is not None:
             self._write(held._replace(event=frame.event, imagined=frame.imagined), frame.sent)
 
-    def end(self, success: bool, reason: str, sent: Sequence[float], intervened: bool = False) -> None:
-        """The episode is over; `sent` is the last goal, `intervened` whether a person stopped it."""
+    def end(
+        self,
+        success: bool,
+        reason: str,
+        sent: Sequence[float],
+        intervened: bool = False,
+        event: bool = False,
+    ) -> None:
+        """The episode is over; `sent` is the last goal, `intervened` whether a person stopped it, `event`
+        whether something happened since the last tick.
+        """
         held, self._held = self._held, None
         if held is None:
             return
-        self._write(held._replace(intervention=intervened), sent, success, reason)
+        held = held._replace(intervention=intervened, event=held.event or event)
+        self._write(held, sent, success, reason)
         self._dataset.save_episode()
         self.episodes += 1
         self._make_room()

@@ -66,6 +66,17 @@ class EpisodeResult:
     stopped: ArmStopped | None = None
 
 
+STOPPED_BY_KEY = "emergency stop by key"
+
+
+def stop_on_key(arm: ControlledArm, view: View) -> Key | None:
+    """The key pressed; the emergency stop is obeyed at once, whatever the arm is doing."""
+    key = view.key()
+    if key == Key.STOP:
+        arm.estop()
+    return key
+
+
 class Session:
     """An armed arm, led by a policy, episode by episode."""
 
@@ -182,8 +193,9 @@ class Session:
             f"episode {result.number + 1}: {result.reason or 'ended'} after {result.seconds:.1f} s",
         )
         if self._recorder is not None and self._states:
+            happened, self._eventful = self._eventful or result.stopped is not None, False
             self._recorder.end(
-                result.success, result.reason or "ended", self._states[-1].sent, result.intervened
+                result.success, result.reason or "ended", self._states[-1].sent, result.intervened, happened
             )
 
     # -- the arm ---------------------------------------------------------------------------------------------
@@ -354,9 +366,7 @@ class Session:
                 self._judge.say(result.success, result.reason)
 
     def _key(self) -> Key | None:
-        """The key pressed; the emergency stop is obeyed at once, whatever the arm is doing."""
-        key = self._view.key()
+        key = stop_on_key(self._arm, self._view)
         if key == Key.STOP:
-            self._arm.estop()
-            self._note(Severity.ERROR, "emergency stop by key")
+            self._note(Severity.ERROR, STOPPED_BY_KEY)
         return key

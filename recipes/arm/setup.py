@@ -27,7 +27,8 @@ class RunSettings:
     calibration: LeRobot's file; None finds it (see `find_calibration`). cameras: name → LeRobot's camera
     settings; empty takes those of the simulated arm on the port, if it is one. start_pose: where every
     episode begins, in joint units; None begins where the arm is. record: folder of all runs, None for none;
-    keep_gb: how much of it may stay. threads: of inference.
+    keep_gb: how much of it may stay. estop_device: a button or pedal, any byte of which is an emergency stop.
+    threads: of inference.
     """
 
     port: str
@@ -44,6 +45,7 @@ class RunSettings:
     start_pose: tuple[float, ...] | None = None
     first_run: bool = False
     record: Path | None = None
+    estop_device: Path | None = None
     keep_gb: float = 5.0
     threads: int = 1
     command: str = ""

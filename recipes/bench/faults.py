@@ -97,7 +97,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault("9-far", 9, "first action 60 deg away", "peak <= 30 deg/s, or refused", motion.far_first_action),
     _fault(
         "10-calibration", 10, "another arm's calibration file",
-        "refused <= 1 s, no prompt, torque untouched", motion.other_calibration,
+        "refused <= 1 s, torque untouched", motion.other_calibration,
     ),
     _fault(
         "11-stale-goal", 11, "torque on with an old goal", "jump <= 0.5 deg",

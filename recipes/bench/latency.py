@@ -6,9 +6,11 @@ Weights are random: a forward pass takes as long as with trained ones.
 
 import gc
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ from recipes.so101_quickstart import recipe as quickstart
 WARM_UP = 3  # rounds that are not counted
 STEPS = (1, 2, 4, 10)
 CANDIDATES = (1, 4, 8, 16)
+EVERY = 5  # plans, one of which imagines, in rows of on_uncertainty: calibrate --imagine-rate 0.2
+# The most a row at default steps may cost, times `vla`; K = 8 times K = 1; and lose by imagining.
+MOST_NEVER, MOST_ALWAYS = 1.05, {"joint": 1.3, "cascaded": 1.8}
+MOST_PLANNING, MOST_LOST = 4.0, 0.05
 LARGE = {"width": 320, "depth": 5, "heads": 8, "frame_channels": 96, "num_keypoints": 64}  # about 15 M
 
 
@@ -57,31 +63,52 @@ def _count(policy: nn.Module) -> int:
 
 def _hybrid(name: str, policy: HybridPolicy, imagine: str, **facts: Any) -> Row:
     """A row of this project's policy at one `imagine` setting."""
-    batch, streams = observation(), policy.network.streams
+    batch = observation()
 
     def call() -> Tensor:
         policy.config.imagine = imagine
         return policy.predict_action_chunk(batch)
+
+    config = policy.config
+    return Row(
+        {"policy": name, "coupling": config.coupling, "imagine": imagine, "steps": config.action_steps,
+         "planner_k": None, "params": _count(policy), **facts},
+        call, _counted(policy, call),
+    )  # fmt: skip
+
+
+def _counted(policy: HybridPolicy, call: Callable[[], object]) -> Callable[[], int]:
+    """Counts the token-forwards of one call."""
+    streams = policy.network.streams
 
     def tokens() -> int:
         streams.token_forwards = 0
         call()
         return streams.token_forwards
 
-    config = policy.config
-    return Row(
-        {"policy": name, "coupling": config.coupling, "imagine": imagine, "steps": config.action_steps,
-         "planner_k": None, "params": _count(policy), **facts},
-        call, tokens,
-    )  # fmt: skip
+    return tokens
 
 
 def coupling_rows() -> Iterator[Row]:
-    """Every coupling at every `imagine` setting that is fixed."""
+    """Every coupling at every `imagine` setting; on_uncertainty imagines in one plan of `EVERY`."""
     for row in COUPLINGS.values():
         policy = small_policy(coupling=row.name)
         for imagine in (mode for mode in ("never", "always") if mode in row.imagine):
             yield _hybrid("hybrid", policy, imagine, default=imagine == row.imagine[0])
+        if "on_uncertainty" in row.imagine:
+            yield _on_demand(row.name)
+
+
+def _on_demand(coupling: str) -> Row:
+    policy = small_policy(coupling=coupling)
+    row = _hybrid("hybrid", policy, "on_uncertainty", default=False, imagined_share=1 / EVERY)
+    plans = count()
+
+    def call() -> object:
+        policy.config.imagine_threshold = -1.0 if next(plans) % EVERY == 0 else math.inf
+        return row.call()
+
+    return replace(row, call=call)
 
 
 def explicit_row() -> Row:
@@ -91,47 +118,58 @@ def explicit_row() -> Row:
 
 
 def step_rows() -> Iterator[Row]:
-    """Integration steps of a flow head, with the context kept and with the context run again in each."""
+    """Integration steps of a flow head, with the context kept and with it run through the streams again in
+    each; then those of a flow world.
+    """
     for steps in STEPS:
         policy = small_policy(coupling="joint", action_law="flow", action_steps=steps)
         yield _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=True)
         if steps > 1:
             yield _without_cache(policy, steps)
+    for steps in STEPS:
+        policy = small_policy(coupling="cascaded", world_law="flow", world_steps=steps)
+        yield _hybrid("hybrid, flow world", policy, "always", default=False, world_steps=steps)
 
 
 def _without_cache(policy: HybridPolicy, steps: int) -> Row:
-    """What the same integration costs a policy that runs its whole context in every step."""
-    batch = observation()
+    """The same integration where keys and values of the context are not kept from step to step."""
+    row = _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=False)
+    prefix = policy.context(observation()).prefix
+    tokens = torch.randn(1, len(prefix), policy.config.width)
 
-    def call() -> Tensor:
+    def call() -> object:
         for _ in range(steps - 1):
-            policy.context(batch)
-        return policy.predict_action_chunk(batch)
+            policy.network.streams.encode(tokens, prefix.visible)
+        return row.call()
 
-    facts = _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=False).facts
-    return Row(facts, call)
+    return replace(row, call=call, tokens=_counted(policy, call))
 
 
 def planner_rows() -> Iterator[Row]:
     """K candidates imagined and scored; K = 1 runs the same code."""
     policy = small_policy(coupling="joint", action_law="flow", action_steps=1, outcome_weight=1.0)
     batch = observation()
-    for count in CANDIDATES:
-        planner = Planner(policy.queries, PlannerSettings(candidates=count))
+    for candidates in CANDIDATES:
+        planner = Planner(policy.queries, PlannerSettings(candidates=candidates))
 
         def call(planner: Planner = planner) -> object:
             context = policy.context(batch)
             return planner.plan(context, lambda size: policy.acting_noise(size, torch.device("cpu")))
 
         facts = _hybrid("hybrid, flow", policy, "always", default=False).facts
-        yield Row({**facts, "planner_k": count}, call)
+        yield Row({**facts, "planner_k": candidates}, call, _counted(policy, call))
 
 
 def variant_rows() -> Iterator[Row]:
     """The default row compiled, in bfloat16 and in int8; `cascaded` by way of pictures."""
     compiled = small_policy(coupling="joint")
+    row = _hybrid("hybrid, compiled", compiled, "never", default=False)
+    assert row.tokens is not None
+    forwards = row.tokens()  # a compiled graph does not count
     compiled.network.streams.compile(dynamic=False)
-    yield _hybrid("hybrid, compiled", compiled, "never", default=False)
+    yield replace(row, tokens=lambda: forwards)
+    tied = small_policy(coupling="joint", streams="tied")
+    yield _hybrid("hybrid, tied", tied, "always", default=False)
     half = small_policy(coupling="joint")
     row = _hybrid("hybrid, bfloat16", half, "never", default=False)
 
@@ -231,7 +269,34 @@ def latency_table(
         ]
         line["ratio_to_vla"] = line["p50_ms"] / reference if reference else None
         line |= _committed(line, results)
+    _judge(table)
     return table
+
+
+def _judge(table: Sequence[dict[str, Any]]) -> None:
+    """Adds `bar` (what is bounded, by how much) and `pass` to the rows that have one."""
+    one = next((r["p50_ms"] for r in table if r["planner_k"] == 1), None)
+    for line in table:
+        found = []
+        if line["policy"] == "hybrid" and line["ratio_to_vla"] is not None:
+            never, always = line["imagine"] == "never", line["imagine"] == "always"
+            most = MOST_NEVER if never else MOST_ALWAYS.get(line["coupling"]) if always else None
+            if most is not None:
+                found.append(("ratio_to_vla", most, line["ratio_to_vla"] <= most))
+        if line["planner_k"] == 8 and one is not None:
+            found.append(("ratio_to_one_candidate", MOST_PLANNING, line["p50_ms"] / one <= MOST_PLANNING))
+        without = next((r for r in table if _is_without_imagining(r, line)), None)
+        if without is not None and line["success"] is not None and without["success"] is not None:
+            lost = without["success"] - line["success"]
+            found.append(("success_lost_by_imagining", MOST_LOST, lost <= MOST_LOST))
+        if found:
+            line["bars"] = {name: most for name, most, _ in found}
+            line["pass"] = all(met for _, _, met in found)
+
+
+def _is_without_imagining(row: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    hybrids = row["policy"] == line["policy"] == "hybrid" and row["coupling"] == line["coupling"]
+    return hybrids and (row["imagine"], line["imagine"]) == ("never", "always")
 
 
 def _committed(line: dict[str, Any], results: Path) -> dict[str, Any]:

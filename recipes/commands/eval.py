@@ -7,6 +7,7 @@ Examples:
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin
   hybridpolicy eval --policy path/to/pretrained_model --env hybrid_metaworld --episodes 160
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --imagine always
+  hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --planner-k 8 --gate
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from hybridpolicy.couplings import IMAGINE_MODES
+from recipes.commands import planning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=1_000_000, help="of the first reset; default: %(default)s"
     )
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
+    planning.add_arguments(parser)
     parser.add_argument("--output", metavar="DIR", help="also write report.json there")
 
 
@@ -40,19 +43,22 @@ def run(args: argparse.Namespace) -> int:
     """Prints success per task."""
     import lerobot_policy_hybrid
 
+    planning.check(args)
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.evaluation import evaluate_policy
+    from hybridpolicy.evaluation.acting import Actor
     from hybridpolicy.files import write_json
     from recipes.commands.progress import progress
 
+    actor = Actor.load(args.policy, args.imagine)
+    planner = planning.set_planner(args, actor)
     with progress(f"evaluating {args.env}", args.episodes, "episodes") as bar:
         result = evaluate_policy(
-            args.policy,
+            actor,
             args.env,
             tasks=tuple(args.tasks.split(",")) if args.tasks else (),
             episodes=args.episodes,
             seed=args.seed,
-            imagine=args.imagine,
             progress=bar.update,
         )
     success = result["success"]
@@ -61,8 +67,10 @@ def run(args: argparse.Namespace) -> int:
     for name, row in rows:
         interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
         print(f"{name:<{width}}  {row['rate']:6.1%}  95 % {interval:<16}  {row['episodes']} episodes")
+    if actor.num_held:
+        print(f"in {actor.num_held} of {actor.num_planned} plans no candidate passed the gate: the arm stood")
     if args.output:
         file = Path(args.output) / "report.json"
-        write_json(file, result)
+        write_json(file, result | {"planner": planner})
         print(f"report: {file}")
     return 0

@@ -31,6 +31,7 @@ from recipes.twin.collect import FACTS, CollectSettings, collect
 from recipes.twin.job import Budget, record
 
 HEADS_SHARE = 0.3  # of samples, from rollouts seen for their outcome alone
+HELD_OUT = 8  # one rollout in so many is kept to measure the heads on
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,12 @@ def _improved(
     config: TrainConfig, policy: Path, rollouts: Sequence[Path], plan: Improvement, folder: Path
 ) -> tuple[Path, dict[str, float]]:
     """The policy after one round, and its weights in numbers."""
-    demonstrations = replace(config.stages[-1].sources[0], weight=1.0 - HEADS_SHARE)
+    # A demonstration says nothing of how the policy's own tries end.
+    demonstrations = replace(config.stages[-1].sources[0], weight=1.0 - HEADS_SHARE, outcomes="")
     shown = [
         DatasetSource(str(root), weight=HEADS_SHARE / len(rollouts), drop=("action",),
-                      embodiment=demonstrations.embodiment, outcomes="recorded")
+                      embodiment=demonstrations.embodiment, outcomes="recorded",
+                      episodes=tuple(range(plan.rollouts - plan.rollouts // HELD_OUT)))
         for root in rollouts
     ]  # fmt: skip
     heads = train(_continued(config, policy, "heads", plan.head_samples, [demonstrations, *shown], folder))

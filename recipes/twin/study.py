@@ -2,16 +2,24 @@
 
 study.json is written after every cell (a variant with a seed) and holds all of them; run again, a study goes
 on with those missing. A committed study.json, put into an empty output folder, is gone on with the same way.
+Cells are trained side by side, a process and a thread for each core: small networks gain little from a second
+thread. What a cell prints is in log.txt beside its checkpoints.
 """
 
+import contextlib
 import json
+import multiprocessing
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from embodiments.so101.twin.scenario import Scenario
 from embodiments.so101.twin.variation import Variation
@@ -47,8 +55,13 @@ def run_study(
     budget: Budget,
     variation: Variation,
     progress: Any,
+    workers: int | None = None,
 ) -> Path:
     """Trains and evaluates every cell that is not there yet; returns the path of study.json.
+
+    Args:
+        workers: cells at a time; default: as many as there are cores. A cell that fails ends the study once
+            those beside it are done.
 
     Raises:
         ConfigurationError: the variants see different numbers of samples, or study.json is of another study.
@@ -60,13 +73,49 @@ def run_study(
     head = {"title": title, "command": command, "samples": next(iter(totals.values()))}
     cells = _read_cells(path, head, variants)
     record(output / "data", budget, variation, 0, progress)
-    for seed in seeds:
-        for variant in variants:
-            if seed not in cells[variant.name]:
-                folder = output / "cells" / variant.name / f"seed{seed}"
-                cells[variant.name][seed] = _cell(variant, seed, folder, budget, variation, progress)
-                _write(path, head, variants, cells)
+    missing = [(variant, seed) for seed in seeds for variant in variants if seed not in cells[variant.name]]
+    with progress("cells", len(variants) * len(seeds), "cells", start=sum(map(len, cells.values()))) as bar:
+        for variant, seed, found in _measure(
+            missing, output, budget, variation, workers or os.cpu_count() or 1, progress
+        ):
+            cells[variant.name][seed] = found
+            _write(path, head, variants, cells)
+            bar.advance(1, f"{variant.name}, seed {seed}")
+    if not missing:
+        _write(path, head, variants, cells)  # what is said of the cells may be new
     return path
+
+
+def _measure(
+    missing: Sequence[tuple[Variant, int]],
+    output: Path,
+    budget: Budget,
+    variation: Variation,
+    workers: int,
+    progress: Any,
+) -> Iterator[tuple[Variant, int, dict[str, Any]]]:
+    """Every missing cell as it is measured, `workers` at a time."""
+    waiting = deque(missing)
+    running: dict[Future[dict[str, Any]], tuple[Variant, int]] = {}
+    failure: BaseException | None = None
+    with ProcessPoolExecutor(
+        max(1, min(workers, len(missing))), multiprocessing.get_context("spawn")
+    ) as pool:
+        while running or (waiting and failure is None):
+            while waiting and failure is None and len(running) < workers:
+                variant, seed = waiting.popleft()
+                folder = output / "cells" / variant.name / f"seed{seed}"
+                running[pool.submit(_cell, variant, seed, folder, budget, variation, progress)] = (
+                    variant,
+                    seed,
+                )
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                variant, seed = running.pop(done)
+                failure = done.exception() or failure
+                if done.exception() is None:
+                    yield variant, seed, done.result()
+    if failure is not None:
+        raise failure
 
 
 _Cells = dict[str, dict[int, dict[str, Any]]]  # variant's name → seed → what was measured
@@ -115,14 +164,19 @@ def _in_order(found: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
 def _cell(
     variant: Variant, seed: int, folder: Path, budget: Budget, variation: Variation, progress: Any
 ) -> dict[str, Any]:
-    policy = replace(variant.config.policy, seed=seed)
-    config = replace(variant.config, seed=seed, policy=policy, output_dir=str(folder / "train"))
-    summary = train(config)
-    actor = Actor.load(summary.policy_path)
-    drawn = suites.draw_suites(budget.success, budget.swapped, 0, 0, 0, variation)
-    normal, imagine = _play_modes(actor, drawn.success, f"{variant.name}, seed {seed}", progress)
-    with progress(f"swapped, {variant.name}, seed {seed}", budget.swapped, "episodes") as bar:
-        swapped = suites.play(actor, drawn.swapped, progress=bar.update)
+    """What one variant trained with one seed can do; in a process of its own, on one thread."""
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        policy = replace(variant.config.policy, seed=seed)
+        config = replace(variant.config, seed=seed, policy=policy, output_dir=str(folder / "train"))
+        summary = train(config)
+        actor = Actor.load(summary.policy_path)
+        drawn = suites.draw_suites(budget.success, budget.swapped, 0, 0, 0, variation)
+        normal, imagine = _play_modes(actor, drawn.success, progress)
+        with progress("swapped", budget.swapped, "episodes") as bar:
+            swapped = suites.play(actor, drawn.swapped, workers=0, progress=bar.update)
+        world = world_figures(actor, config, budget) if _has_world(actor) else None
     return {
         "seed": seed,
         "outcomes": [int(played.success[0]) for played in normal],
@@ -130,7 +184,7 @@ def _cell(
         "families": [played.scenario.family for played in normal],
         "followed": float(np.mean([played.success[0] for played in swapped])),
         "swapped_success": float(np.mean([played.success[1] for played in swapped])),
-        "world": world_figures(actor, config, budget) if _has_world(actor) else None,
+        "world": world,
         "train_minutes": summary.seconds / 60.0,
         "git": git_revision(),
     }
@@ -141,7 +195,7 @@ def _has_world(actor: Actor) -> bool:
 
 
 def _play_modes(
-    actor: Actor, scenarios: Sequence[Scenario], label: str, progress: Any
+    actor: Actor, scenarios: Sequence[Scenario], progress: Any
 ) -> tuple[list[suites.Played], dict[str, list[int]]]:
     """Episodes at the configured `imagine`, and outcomes at every fixed setting the coupling offers."""
     configured = actor.policy.config.imagine
@@ -149,8 +203,8 @@ def _play_modes(
     offered = COUPLINGS[actor.policy.config.coupling].imagine
     for mode in (mode for mode in ("never", "always") if mode in offered):
         actor.set_imagine(mode)
-        with progress(f"{label}, imagine = {mode}", len(scenarios), "episodes") as bar:
-            played[mode] = suites.play(actor, scenarios, progress=bar.update)
+        with progress(f"imagine = {mode}", len(scenarios), "episodes") as bar:
+            played[mode] = suites.play(actor, scenarios, workers=0, progress=bar.update)
     actor.set_imagine(configured)
     return played[configured], {mode: [int(p.success[0]) for p in each] for mode, each in played.items()}
 
@@ -175,6 +229,7 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
             mode: suites.rate([bool(x) for cell in cells for x in cell["imagine"][mode]])
             for mode in cells[0]["imagine"]
         },
+        "always_minus_never": _imagining(cells),
         "world": None
         if cells[0]["world"] is None
         else {
@@ -183,6 +238,15 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "train_minutes": [cell["train_minutes"] for cell in cells],
     }
+
+
+def _imagining(cells: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Success with an imagined future minus without one, on the same scenes, resampled over whole seeds."""
+    if not {"never", "always"} <= cells[0]["imagine"].keys():
+        return None
+    always, never = ([x for cell in cells for x in cell["imagine"][mode]] for mode in ("always", "never"))
+    groups = [cell["seed"] for cell in cells for _ in cell["outcomes"]]
+    return _figure(paired_bootstrap(always, never, groups=groups if len(cells) > 1 else None))
 
 
 def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant, str]]:

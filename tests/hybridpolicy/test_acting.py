@@ -201,7 +201,7 @@ def test_queries_follow_from_the_row(make_policy, make_batch):
         asked = {
             "imagine": lambda p=policy, c=context: p.queries.imagine(c, noise),
             "imagine_actions": lambda p=policy, c=context, a=chunk: p.queries.imagine(c, noise, a),
-            "infer_actions": lambda p=policy, c=context, f=future: p.queries.infer_actions(c, f, noise),
+            "infer_actions": lambda p=policy, c=context, f=future: p.queries.infer_actions(c, noise, f),
         }
         for name, ask in asked.items():
             if name in row.queries:
@@ -339,3 +339,18 @@ def test_on_demand_needs_a_threshold_and_a_policy(make_config, make_policy, make
     actor = Actor(make_policy(coupling="joint"), None, None)
     with pytest.raises(ConfigurationError, match="needs a positive one"):
         actor.set_imagine("on_uncertainty")
+
+
+def test_disagreement_is_of_the_same_moments_and_not_of_what_was_committed(make_policy):
+    policy = make_policy()
+    last = torch.randn(2, 4, 4)
+    policy._last_plan = last
+    for elapsed in (0, 1, 3):
+        ahead = torch.cat((last[:, elapsed:], torch.randn(2, elapsed, 4)), dim=1)
+        assert policy.disagreement(ahead, elapsed).tolist() == [0.0, 0.0]
+        assert bool((policy.disagreement(ahead + 1.0, elapsed) > 0.9).all())
+    broken = last.clone()
+    broken[:, 0] += 8.0
+    assert bool((policy.disagreement(broken, 0) > 1.0).all())
+    assert policy.disagreement(broken, 0, given=1).tolist() == [0.0, 0.0]
+    assert policy.disagreement(broken, 4).tolist() == [0.0, 0.0]  # nothing is left of the last plan

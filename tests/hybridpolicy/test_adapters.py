@@ -36,6 +36,22 @@ def adapted(base, make_batch, train_steps, stats, tmp_path):
     return adapt
 
 
+def test_an_adapter_on_tied_streams_is_saved_and_comes_back(
+    make_policy, make_batch, train_steps, stats, tmp_path
+):
+    """World and action stream are the same weights there, and so are their adapters."""
+    policy = make_policy(rtc_share=0.0, streams="tied")
+    policy.save_pretrained(tmp_path / "base")
+    add_adapter(policy, "koch")
+    train_steps(policy, make_batch(8), 2, lr=1e-2)
+    save_adapter(policy, tmp_path / "koch", *make_hybrid_pre_post_processors(policy.config, stats))
+    fresh = HybridPolicy.from_pretrained(tmp_path / "base")
+    load_adapter(fresh, tmp_path / "koch")
+    policy.eval(), fresh.reset(), policy.reset()
+    batch = make_batch(2, 0)
+    assert torch.equal(fresh.predict_action_chunk(batch), policy.predict_action_chunk(batch))
+
+
 def test_training_an_adapter_leaves_the_base_as_it_was(base, adapted):
     policy, _ = adapted()
     assert policy.base_hash() == HybridPolicy.from_pretrained(base).base_hash()

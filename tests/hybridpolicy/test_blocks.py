@@ -101,8 +101,8 @@ def test_what_is_given_is_kept_block_after_block(blockwise):
         bound = policy.queries.act(context, noise, clean=given)
         future = policy.queries.imagine(context, noise)
         other = Future(future.latents + torch.randn_like(future.latents), future.state)
-        inferred = policy.queries.infer_actions(context, future, noise)
-        elsewhere = policy.queries.infer_actions(context, other, noise)
+        inferred = policy.queries.infer_actions(context, noise, future)
+        elsewhere = policy.queries.infer_actions(context, noise, other)
     assert torch.equal(bound[:, :3], given)
     assert not torch.allclose(bound[:, 3:], free[:, 3:], atol=1e-5)  # the last action follows the others
     torch.testing.assert_close(inferred, free, rtol=0, atol=1e-5)

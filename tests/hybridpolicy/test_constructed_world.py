@@ -138,7 +138,7 @@ def test_the_inverse_query_recovers_the_action(trained, held_out, coupling):
     context, future, noise = ask(policy, held_out)
     taken = held_out["action"]
     with torch.no_grad():
-        inferred = policy.queries.infer_actions(context, future, noise)
+        inferred = policy.queries.infer_actions(context, noise, future)
         guessed = policy.queries.act(context, noise)
     assert float((inferred - taken).abs().mean()) < 0.5 * float((guessed - taken).abs().mean())
 

@@ -64,12 +64,12 @@ def test_actions_know_of_the_future_what_its_pictures_show(explicit, make_batch)
     other = future.each(lambda x: x.roll(1, dims=0))
     same_state = type(future)(other.latents, future.state, future.vectors)
     queries = policy.queries
-    assert not torch.equal(queries.infer_actions(context, future, noise),
-                           queries.infer_actions(context, same_state, noise))  # fmt: skip
+    assert not torch.equal(queries.infer_actions(context, noise, future),
+                           queries.infer_actions(context, noise, same_state))  # fmt: skip
     for parameter in policy.network.pictures.parameters():
         parameter.zero_()  # every future looks grey
-    assert torch.equal(queries.infer_actions(context, future, noise),
-                       queries.infer_actions(context, same_state, noise))  # fmt: skip
+    assert torch.equal(queries.infer_actions(context, noise, future),
+                       queries.infer_actions(context, noise, same_state))  # fmt: skip
     grey = queries.act(context, noise)
     policy.config.explicit = False
     assert not torch.equal(grey, queries.act(context, noise))
@@ -83,6 +83,6 @@ def test_it_is_saved_with_the_policy(explicit, make_batch, tmp_path):
     context, future, noise = asked(policy, make_batch(2))
     with torch.no_grad():
         assert torch.equal(
-            policy.queries.infer_actions(context, future, noise),
-            again.eval().queries.infer_actions(context, future, noise),
+            policy.queries.infer_actions(context, noise, future),
+            again.eval().queries.infer_actions(context, noise, future),
         )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.outcome import HEADS
 
 EXPECTED = {
     "vla": {"act_error_never"},
@@ -51,9 +52,10 @@ def test_the_success_head_is_scored_where_the_label_is_known(make_policy, make_b
     batch = make_batch(4) | {
         "outcome.labels": torch.tensor([[0.0, 1.0, 0.0]] * 4), "outcome.known": torch.ones(4, 3)
     }  # fmt: skip
-    assert policy.measure(batch)["success_brier"] == pytest.approx(0.25)
+    found = policy.measure(batch)
+    assert [found[f"{head}_brier"] for head in HEADS] == pytest.approx([0.25] * 3)
     unknown = batch | {"outcome.known": torch.zeros(4, 3)}
-    assert policy.measure(unknown)["success_brier"] == 0.0
+    assert not [name for name in policy.measure(unknown) if name.endswith("_brier")]
 
 
 def test_video_without_actions_measures_imagination_alone(make_policy, make_batch):

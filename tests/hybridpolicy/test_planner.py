@@ -163,6 +163,10 @@ def test_weights_decide(planning, monkeypatch):
     risk = torch.tensor([0.9, 0.1, 0.5] * 2)
     success = torch.tensor([0.9, 0.2, 0.6] * 2)
     fixed = Outcome(torch.zeros(6), success, risk)
+    with pytest.raises(ConfigurationError, match="risk head was never trained on both answers"):
+        Planner(policy.queries, PlannerSettings(3, risk=2.0))
+    labels = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    policy.network.outcome.count(labels, torch.ones(2, 3, dtype=torch.bool), chunk=False)
     monkeypatch.setattr(type(policy.queries), "evaluate", lambda *_: fixed)
     chosen = [
         Planner(policy.queries, PlannerSettings(3, risk=risk_weight, success=1.0)).plan(context, noise).chosen
@@ -192,21 +196,38 @@ def test_the_last_plan_is_a_candidate(planning):
 
 def test_a_budget_bounds_the_candidates(planning, monkeypatch):
     policy, context, noise = planning()
-    planner = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=20.0))
+    planner = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=10.0))
     clock = {"now": 0.0, "last": 1}
 
     def perf_counter():
-        clock["now"] += 0.5e-3 * (8.0 + 1.5 * (planner.affordable() - 1))  # a plan reads the clock twice
+        clock["now"] += 1e-3 * (4.0 + 0.75 * (planner.affordable() - 1))  # what passes between two looks
         return clock["now"]
 
     monkeypatch.setattr("hybridpolicy.planner.time.perf_counter", perf_counter)
     counts = [planner.plan(context, noise).candidates.shape[1] for _ in range(8)]
     assert counts[:3] == [1, 1, 2]
-    assert 1 < counts[-1] <= 16
+    assert counts[-1] == 9  # 4 ms, and 0.75 ms for each further one
     unbounded = Planner(policy.queries, PlannerSettings(candidates=16))
     assert unbounded.affordable() == 16
     hopeless = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=1e-6))
     assert [hopeless.plan(context, noise).candidates.shape[1] for _ in range(4)] == [1, 1, 2, 1]
+
+
+def test_one_slow_plan_does_not_end_planning(planning, monkeypatch):
+    policy, context, noise = planning()
+    planner = Planner(policy.queries, PlannerSettings(candidates=4, budget_ms=20.0))
+    clock, counts = {"now": 0.0}, []
+
+    def perf_counter():
+        slow = len(counts) == 2  # the first plan with two candidates: a shape the machine has not seen
+        clock["now"] += 0.5e-3 * (400.0 if slow else 8.0 + 1.5 * (planner.affordable() - 1))
+        return clock["now"]
+
+    monkeypatch.setattr("hybridpolicy.planner.time.perf_counter", perf_counter)
+    for _ in range(60):
+        counts.append(planner.plan(context, noise).candidates.shape[1])
+    assert counts[:4] == [1, 1, 2, 1]
+    assert counts[-1] == 4
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,20 @@ def test_ten_steps_on_one_batch_lower_the_loss(make_policy, make_batch, train_st
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
 
+@pytest.mark.parametrize("coupling", ["joint", "features"])
+def test_without_a_true_future_actions_are_trained_on_the_start_they_will_find(
+    make_policy, make_batch, monkeypatch, coupling
+):
+    """Of a flow that is the mask token and noise on it; the mask token alone is never seen at run time."""
+    policy = make_policy(coupling=coupling, world_law="flow", world_share=0.0).train()
+    shown = []
+    embed = policy.network.world_tokens
+    monkeypatch.setattr(policy.network, "world_tokens", lambda x, *rest: shown.append(x) or embed(x, *rest))
+    policy.forward(make_batch(16))
+    bare = policy.network.start_future(policy.context(make_batch(16, 0))).latents
+    assert float((shown[0].latents - bare).std()) == pytest.approx(1.0, abs=0.1)
+
+
 @pytest.mark.parametrize(("coupling", "law"), ROWS)
 def test_gradients_reach_every_live_weight(make_policy, make_batch, coupling, law):
     fields = {"objects_weight": 1.0, "objects_count": 2, "rtc_share": 0.5}

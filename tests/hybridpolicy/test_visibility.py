@@ -183,7 +183,7 @@ def test_queries_see_what_their_training_mode_saw(make_policy, make_batch, monke
     context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
     noise, chunk = CounterNoise(0, 0, torch.arange(3)), torch.randn(3, 4, 4)
     if query == "infer":
-        policy.queries.infer_actions(context, policy.network.start_future(context), noise)
+        policy.queries.infer_actions(context, noise, policy.network.start_future(context))
     else:
         policy.queries.imagine(context, noise, chunk if query == "given" else None)
     found = {

@@ -31,15 +31,21 @@ def folded(twin):
         twin.ask("fold", arm=arm)
 
 
-@pytest.fixture
-def arguments(twin, tmp_path):
+def follower(twin, folder):
     return [
         "--robot.type=guarded_so101",
         f"--robot.port={twin.port}",
         "--robot.id=twin",
         f"--robot.calibration_dir={twin.info['calibration_dir']}",
         "--robot.arm=auto",
-        f"--robot.log_dir={tmp_path / 'log'}",
+        f"--robot.log_dir={folder / 'log'}",
+    ]
+
+
+@pytest.fixture
+def arguments(twin, tmp_path):
+    return [
+        *follower(twin, tmp_path),
         "--teleop.type=so101_leader",
         f"--teleop.port={twin.info['leader']['port']}",
         "--teleop.id=twin",
@@ -83,19 +89,48 @@ def test_teleoperate_is_followed_within_limits_and_ends_parked(command, twin, ar
         result = command("teleoperate", *arguments, "--fps=30", "--teleop_time_s=8")
     assert result.code == 0, result.output[-3000:]
     said = events(tmp_path / "log")
-    released_us = next(at for at, text in said if "PARK -> LIMP" in text)  # from there goals give way
-    goals = [(at, raw) for at, raw in twin.goals(since=since) if at < released_us * 1000]
-    assert len(goals) > 800  # 100 a second, whatever the 30 of the loop
-    spec = control_spec(twin.port, twin.calibration_file)
-    joints = spec.load_calibration().joints
-    pan = [joints[0].from_raw(raw[1]) for _, raw in goals]
-    assert max(pan) - min(pan) > 20.0
-    for (_, a), (_, b) in itertools.pairwise(goals):
-        for joint, limit in zip(joints, spec.limits, strict=True):
-            step = abs(joint.from_raw(b[joint.calibration.id]) - joint.from_raw(a[joint.calibration.id]))
-            assert step <= limit.max_velocity / spec.rate_hz + 2 * 360 / 4095
+    paths = limited_paths(twin, since, said)
+    assert len(paths[0]) > 800  # 100 a second, whatever the 30 of the loop
+    assert max(paths[0]) - min(paths[0]) > 20.0
     assert any("approaching" in text for _, text in said)
     assert twin.ask("joints")["torque"] == [0] * 6
+
+
+def test_rollout_is_kept_within_limits(command, checkpoint, tmp_path):
+    """An untrained policy, which asks for anything."""
+    with TwinProcess(tmp_path / "so101", seed=8, size=48) as twin:
+        cameras = ", ".join(f"{n}: {{type: twin, path: {path}}}" for n, path in twin.info["cameras"].items())
+        result = command(
+            "rollout",
+            f"--policy.path={checkpoint}",
+            "--policy.device=cpu",
+            *follower(twin, tmp_path),
+            f"--robot.cameras={{{cameras}}}",
+            "--strategy.type=base",
+            "--inference.type=sync",
+            "--task=touch the red block",
+            f"--fps={FPS}",
+            "--duration=2",
+            "--device=cpu",
+            "--play_sounds=false",
+            "--return_to_initial_position=false",
+        )
+        assert result.code == 0, result.output[-3000:]
+        assert len(limited_paths(twin, 0, events(tmp_path / "log"))[0]) > 150
+        assert twin.ask("joints")["torque"] == [0] * 6
+
+
+def limited_paths(twin, since, said):
+    """Goals of every joint until it was let go, from where on they give way; no step beyond its limit."""
+    released_us = next(at for at, text in said if "PARK -> LIMP" in text)
+    goals = [raw for at, raw in twin.goals(since=since) if at < released_us * 1000]
+    spec = control_spec(twin.port, twin.calibration_file)
+    joints = spec.load_calibration().joints
+    paths = [[joint.from_raw(raw[joint.calibration.id]) for raw in goals] for joint in joints]
+    for path, limit in zip(paths, spec.limits, strict=True):
+        most = limit.max_velocity / spec.rate_hz + 2 * 360 / 4095
+        assert max(abs(b - a) for a, b in itertools.pairwise(path)) <= most
+    return paths
 
 
 def test_record_keeps_the_owners_robot_type_and_columns(command, twin, arguments, tmp_path):

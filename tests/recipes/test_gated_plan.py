@@ -1,6 +1,9 @@
 """The planner with the real gate of an SO-101: joined here, because only recipes know both."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 
@@ -8,8 +11,11 @@ from embodiments.so101.constants import JOINT_NAMES
 from embodiments.so101.gate import SO101Gate
 from embodiments.so101.twin.variation import REST_DEG
 from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.evaluation.acting import Actor, Proposals
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.planner import Planner, PlannerSettings, PlanState
+from recipes.commands import main
 
 
 def arm_policy(spread_deg):
@@ -48,3 +54,73 @@ def test_a_gentle_policy_passes_and_a_wild_one_is_held():
     assert wild.states == (PlanState.NONE_PASSED,) * 2
     assert bool(wild.chunk.isnan().all())
     assert {v.kind for row in wild.violations for v in row} & {"velocity", "position"}
+
+
+class Says:
+    """A gate that lets all pass, or none."""
+
+    def __init__(self, passes):
+        self.passes = passes
+
+    def check(self, chunk, state):
+        wrong = SimpleNamespace(step=0, part="elbow", kind="position", reason="it may not")
+        return SimpleNamespace(violations=[None if self.passes else wrong] * len(chunk))
+
+
+@pytest.fixture(scope="module")
+def planned_folder(make_policy_folder):
+    return make_policy_folder(
+        action_law="flow", action_steps=2, outcome_weight=1.0, action_feature_names=list(JOINT_NAMES)
+    )
+
+
+def look(rng):
+    pixels = {name: rng.integers(0, 256, (2, 32, 32, 3), np.uint8) for name in ("front", "wrist")}
+    return pixels, rng.normal(0.0, 10.0, (2, 6)).astype(np.float32), ["touch"] * 2
+
+
+def test_where_no_candidate_passes_the_arm_stands(planned_folder):
+    actor, seen = Actor.load(planned_folder), look(np.random.default_rng(0))
+    actor.set_planner(PlannerSettings(3), Says(False))
+    chunk = actor.chunk(*seen)
+    np.testing.assert_array_equal(chunk, np.repeat(seen[1][:, None], chunk.shape[1], axis=1))
+    assert (actor.num_planned, actor.num_held) == (2, 2)
+    actor.set_planner(PlannerSettings(3), Says(True))
+    assert not np.array_equal(actor.chunk(*seen), chunk)
+    assert (actor.num_planned, actor.num_held) == (4, 2)
+    refused = Proposals(np.zeros((1, 2, 4, 6)), np.zeros((1, 2)), np.array([-1]))
+    with pytest.raises(ConfigurationError, match="a state of 3 numbers does not say where to stand"):
+        refused.best(np.zeros((1, 3)))
+
+
+def test_a_plan_goes_on_with_the_last_one_until_the_episode_ends(planned_folder, monkeypatch):
+    actor, rng = Actor.load(planned_folder), np.random.default_rng(0)
+    actor.set_planner(PlannerSettings(3), Says(True))
+    warm = []
+    plan = Planner.plan
+
+    def spied(self, context, noise, **rest):
+        warm.append(rest["warm"])
+        return plan(self, context, noise, **rest)
+
+    monkeypatch.setattr(Planner, "plan", spied)
+    seen = look(rng)
+    first = actor.chunk(*seen)
+    actor.chunk(*seen)
+    actor.propose(*seen)  # looks, and does not go on
+    actor.reset()
+    actor.chunk(*look(rng))
+    assert [x is None for x in warm] == [True, False, True, True]
+    left = actor._physical(
+        actor.policy.embodiment.to_pipeline(warm[1], actor.policy.context(actor.batch(*seen)).state)
+    )
+    ahead = actor.policy.config.n_action_steps
+    np.testing.assert_allclose(left, first[:, ahead:], atol=1e-3)
+
+
+def test_eval_takes_a_planner_with_a_budget_and_a_gate(planned_folder, capsys):
+    asked = ["eval", "--policy", str(planned_folder), "--env", "so101_twin", "--episodes", "3"]
+    assert main([*asked, "--planner-k", "2", "--planner-budget-ms", "500", "--gate"]) == 0
+    assert "0.0%" in capsys.readouterr().out
+    assert main([*asked, "--planner-budget-ms", "5"]) == 2
+    assert "give --planner-k, too" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.couplings import COUPLINGS
-from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.errors import ConfigurationError, DatasetError
 from recipes import couplings_study, stage1_study
 from recipes.commands.progress import progress
 from recipes.twin.job import Budget
@@ -73,6 +73,8 @@ def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
         assert len(row["success"]["by_seed"]) == 1
         assert set(row["imagine"]) == {"never", "always"}
         assert row["imagine"]["never"]["rate"] == row["success"]["rate"]
+        gained = row["imagine"]["always"]["rate"] - row["imagine"]["never"]["rate"]
+        assert row["always_minus_never"]["value"] == pytest.approx(gained)
     (effect,) = study["effects"]
     assert effect["factor"] == "stage1"
     assert effect["holding"] == {"privileged": "without"}
@@ -99,6 +101,19 @@ def test_a_study_goes_on_with_the_cells_that_are_missing(finished, tmp_path):
     assert study["missing"] == []
     with pytest.raises(ConfigurationError, match="another study's \\(title\\)"):
         run_study("maxi", "command", chosen, (0,), output, BUDGET, Variation(), progress)
+
+
+def test_a_cell_that_fails_ends_the_study_and_loses_no_other(finished, tmp_path):
+    output, chosen, _ = finished
+    shutil.copytree(output / "data", tmp_path / "data")
+    good, bad = (replace(v, config=retold(v.config, output, tmp_path)) for v in chosen)
+    last = bad.config.stages[-1]
+    gone = replace(last, sources=[replace(last.sources[0], root=str(tmp_path / "gone"))])
+    bad = replace(bad, config=replace(bad.config, stages=[*bad.config.stages[:-1], gone]))
+    with pytest.raises(DatasetError, match="gone"):
+        run_study("mini", "command", [bad, good], (0,), tmp_path, BUDGET, Variation(), progress, workers=2)
+    study = json.loads((tmp_path / "study.json").read_text())
+    assert [len(study["cells"][good.name]), study["missing"]] == [1, [bad.name]]
 
 
 def retold(config, old, new):

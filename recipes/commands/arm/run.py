@@ -56,9 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated joint values that every episode begins at; default: where the arm is "
         "(a simulated one: where its recordings begin)",
     )
-    parser.add_argument("--first-run", action="store_true", help="a third of the speed")
+    parser.add_argument("--first-run", action="store_true", help="a third of the speed, half the torque")
     parser.add_argument(
-        "--record", metavar="DIR", help="keep a record of the run there: dataset, events, identity"
+        "--record",
+        metavar="DIR",
+        default="outputs/runs",
+        help="of every run a record is kept there: dataset, events, identity; default: %(default)s",
+    )
+    parser.add_argument("--no-record", action="store_true", help="keep none")
+    parser.add_argument(
+        "--estop-device",
+        metavar="PATH",
+        help="a button or pedal (character device or FIFO); any byte from it is an emergency stop",
     )
     parser.add_argument(
         "--keep", type=float, default=5.0, metavar="GB", help="of records in DIR; default: %(default)s"
@@ -128,7 +137,8 @@ def _settings(args: argparse.Namespace) -> Any:
         duration_s=args.duration,
         start_pose=pose,
         first_run=args.first_run,
-        record=Path(args.record) if args.record else None,
+        record=None if args.no_record else Path(args.record),
+        estop_device=Path(args.estop_device) if args.estop_device else None,
         keep_gb=args.keep,
         threads=args.threads,
         command=shlex.join(["hybridpolicy", *sys.argv[1:]]),

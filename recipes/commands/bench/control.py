@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table."""
+    """Prints the table; 1 where a row of ours misses its bar."""
     from hybridpolicy.errors import allowed
     from recipes.bench.control import names, run_control, settings
     from recipes.commands.failures import CommandError
@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> int:
     chosen = [setting for setting in settings(args.rate) if setting.name in only]
     with progress("control", len(chosen), "rows") as bar:
         rows = run_control(chosen, args.ticks, bar.advance)
+    status = int(any(not row.get("pass", True) for row in rows))
     if args.json:
         from recipes.job import git_revision, machine  # torch: after measuring
 
         json.dump({"machine": machine(), "git": git_revision(), "rows": rows}, sys.stdout, indent=2)
         print()
-        return 0
+        return status
     print(HEADER)
     for row in rows:
         figures = [
@@ -64,4 +65,6 @@ def run(args: argparse.Namespace) -> int:
         print(ROW.format(row["runner"], row["load"], str(row["realtime"]), *figures, row["missed"]))
         if "note" in row:
             print(f"  {row['note']}")
-    return 0
+        if not row.get("pass", True):
+            print(f"  misses its bar: {row['bars']}")
+    return status

@@ -19,7 +19,7 @@ from pathlib import Path
 
 GROUPS = ("couplings", "steps", "planner", "variants", "peers")
 COLUMNS = ("policy", "coupling", "imagine", "steps", "K", "tokens", "p50 ms", "p95 ms", "× vla")
-ROW = "{:<22}{:<16}{:<9}{:>5}{:>4}{:>8}{:>9.2f}{:>9.2f}{:>7.2f}"
+ROW = "{:<22}{:<16}{:<15}{:>5}{:>4}{:>8}{:>9.2f}{:>9.2f}{:>7.2f}"
 HEADER = ROW.replace(".2f", "").format(*COLUMNS)
 
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table."""
+    """Prints the table; 1 where a row misses its bar."""
     from recipes.bench.latency import build_rows, latency_table, time_rows
     from recipes.commands.progress import progress
     from recipes.job import git_revision, machine
@@ -42,14 +42,17 @@ def run(args: argparse.Namespace) -> int:
         with progress("timing", int(args.seconds), "s") as bar:
             spent = time_rows(rows, args.seconds, bar.update)
         table = latency_table(rows, spent, Path(args.results))
+    status = int(any(not line.get("pass", True) for line in table))
     if args.json:
         json.dump({"machine": machine(), "git": git_revision(), "rows": table}, sys.stdout, indent=2)
         print()
-        return 0
+        return status
     print(HEADER)
     for line in table:
         names = ("policy", "coupling", "imagine", "steps", "planner_k", "tokens")
         shown = ["" if line[name] is None else line[name] for name in names]
         ratio = line["ratio_to_vla"] or float("nan")
         print(ROW.format(*shown, line["p50_ms"], line["p95_ms"], ratio))
-    return 0
+        if not line.get("pass", True):
+            print(f"  misses its bar: {line['bars']}")
+    return status

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table."""
+    """Prints the table; 1 where a row misses its bar."""
     from hybridpolicy.errors import allowed
     from recipes.bench.training import row_names, training_table
     from recipes.commands.failures import CommandError
@@ -47,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
     loaders = _loaders(args.dataset, Path(args.cache_dir)) if args.dataset else {}
     with progress("training", 2 * args.rounds * len(names), "rows") as bar:
         table = training_table(names, args.seconds, args.rounds, loaders, bar.advance)
+    status = int(any(not row.get("pass", True) for row in table))
     if args.json:
         json.dump({"machine": machine(), "git": git_revision(), "rows": table}, sys.stdout, indent=2)
         print()
-        return 0
+        return status
     print(HEADER)
     for row in table:
         ratio = row["ratio_to_best_peer"] or float("nan")
@@ -64,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
                 ratio,
             )
         )
-    return 0
+        if not row.get("pass", True):
+            print(f"  misses its bar: {row['bars']}")
+    return status
 
 
 def _loaders(dataset: str, cache: Path) -> dict[str, float]:

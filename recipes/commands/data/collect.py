@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridpolicy.couplings import IMAGINE_MODES
+from recipes.commands import planning
 
 ENVIRONMENTS = ("so101_twin",)
 
@@ -35,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="each has its own scenes; default: %(default)s")
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
     parser.add_argument("--noise", type=float, default=0.0, metavar="DEG", help="default: %(default)s")
-    parser.add_argument(
-        "--planner-k", type=int, metavar="K", help="candidates a plan is chosen from; default: no planner"
-    )
+    planning.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -46,15 +45,11 @@ def run(args: argparse.Namespace) -> int:
     from recipes.commands.failures import CommandError
     from recipes.commands.progress import progress
 
-    if args.imagine and args.planner_k is not None:
-        raise CommandError(
-            "--imagine with --planner-k: a planner imagines every candidate; leave out one of them"
-        )
+    planning.check(args)
     if Path(args.output).exists():  # said before minutes of loading
         raise CommandError(f"--output {args.output} exists already; choose another folder or remove it")
 
     from hybridpolicy.evaluation.acting import Actor
-    from hybridpolicy.planner import PlannerSettings
     from recipes.job import git_revision, machine
     from recipes.twin.collect import CollectSettings, collect
     from recipes.twin.suites import FAMILIES
@@ -62,12 +57,11 @@ def run(args: argparse.Namespace) -> int:
     families = tuple(args.tasks.split(",")) if args.tasks else FAMILIES
     settings = CollectSettings(args.episodes, args.seed, families, args.noise)
     actor = Actor.load(args.policy, args.imagine)
-    if args.planner_k is not None:
-        actor.set_planner(PlannerSettings(candidates=args.planner_k))
+    planner = planning.set_planner(args, actor)
     facts = {
         "policy": {"path": args.policy, "base": actor.policy.base_hash()},
         "imagine": actor.policy.config.imagine,
-        "planner_k": args.planner_k,
+        "planner": planner,
         "machine": machine(),
         "git": git_revision(),
     }

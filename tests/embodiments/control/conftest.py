@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from embodiments.control.client import ControlledArm
 from embodiments.so101.arm_spec import control_spec
@@ -20,7 +22,7 @@ IDS = (1, 2, 3, 4, 5, 6)
 
 
 class StallProbe:
-    """How long this machine kept a real-time thread waiting: what no test can tell from a fault of ours."""
+    """How long this machine kept a thread (real-time where permitted) waiting: no fault of ours."""
 
     def __init__(self):
         self.worst_ms = 0.0
@@ -81,6 +83,10 @@ class Bench:
         while time.monotonic() < end:
             arm.send(pose, PERIOD_S)
             time.sleep(PERIOD_S)
+
+    def now_us(self):
+        """The twin's clock, which is everybody's."""
+        return time.monotonic_ns() // 1000
 
     def events(self):
         """(CLOCK_MONOTONIC in us, text) of the journal, oldest first."""
@@ -147,19 +153,29 @@ def twin_process(tmp_path_factory):
 
 
 STARVED_MS = 20.0  # longer than this, replies are lost and cycles missed whatever the code does
+ATTEMPTS = 3
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    """A failure while the machine was starved is reported as that, with the stall that was measured."""
-    report = yield
-    probe = getattr(item, "stall_probe", None)
-    if report.failed and report.when == "call" and probe is not None and probe.worst_ms > STARVED_MS:
-        why = f"starved: a real-time thread waited {probe.worst_ms:.0f} ms; not judged: "
-        why += call.excinfo.exconly()
-        report.outcome = "skipped"
-        report.longrepr = (str(item.path), item.location[1], f"Skipped: {why[:300]}")
-    return report
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """A test that failed while the machine stood still is run again, and says so; its last failure counts."""
+    if "bench" not in getattr(item, "fixturenames", ()):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for attempt in range(1, ATTEMPTS + 1):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        stood_ms = item.stall_probe.worst_ms if hasattr(item, "stall_probe") else 0.0
+        if attempt == ATTEMPTS or stood_ms <= STARVED_MS or not any(report.failed for report in reports):
+            break
+        warnings.warn(f"{item.name}: run again, the machine stood still for {stood_ms:.0f} ms", stacklevel=1)
+    for report in reports:
+        if report.failed:
+            report.sections.append(
+                ("machine", f"a thread waited up to {stood_ms:.0f} ms (attempt {attempt})")
+            )
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from embodiments.control.client import ControlledArm
 from embodiments.control.errors import ArmStopped
 from embodiments.feetech.release import SO_ARM_IDS as IDS
 from firmware_bridge.safety import Cause, State
+from recipes.bench.faults_line import seen_after_ms
 
 SLACK_MS = 60.0  # how much later than its target a busy machine may be; reported where it is used
 ERROR_BITS = {
@@ -71,14 +72,11 @@ def test_row_1_lost_and_damaged_replies_stop_nothing(bench, kind):
 @pytest.mark.parametrize("late_s", [0.06, 0.12, 0.5])
 def test_row_2_a_late_reply_is_never_taken_for_the_next_one(bench, late_s):
     arm = bench.raised()
-    sweep(bench, arm, 0.3)
-    offset = statistics.median(m - t for m, t, _ in sweep(bench, arm, 1.0))
     bench.twin.ask("delay", seconds=late_s, count=1)
     sweep(bench, arm, late_s + 0.1)
-    seen = sweep(bench, arm, 1.5)
-    # Taking the previous cycle's reply for this one's, for ever, would show as a lag of a whole delay.
-    assert max(abs(m - offset - t) for m, t, _ in seen) < 2.5
     assert arm.state.state == State.RUN
+    # Taking the previous cycle's reply for this one's, for ever, would be a period of 10 ms at least.
+    assert seen_after_ms(bench, arm) < 10.0
 
 
 def test_row_3_a_dead_motor_is_a_fault_and_the_others_hold(bench):
@@ -167,9 +165,14 @@ def test_row_8_wrong_setpoints_are_refused_or_limited(bench):
     arm.send((*bench.up, 0.0), 0.02)
     arm.send_chunk([bench.up, bench.up], period_s=-1.0)
     refused += 3
-    time.sleep(0.1)
-    assert arm.observe().counters.rejected - rejected == refused
-    bench.follow(arm, bench.up, 0.2)  # what was refused kept nothing alive
+    for _ in range(15):
+        arm.send((math.nan,) * 6, 0.02)
+        refused += 1
+        time.sleep(0.02)
+    state = arm.observe()
+    assert state.counters.rejected - rejected == refused
+    assert state.state == State.STALE  # what was refused kept nothing alive
+    bench.follow(arm, bench.up, 0.2)
     assert arm.state.state == State.RUN
     for wild in (1e6, -1e6, 170.0, -200.0):
         bench.follow(arm, (wild, *bench.up[1:]), 0.4)
@@ -260,6 +263,16 @@ def test_row_17_an_encoder_that_jumps_commands_nothing(bench):
     assert max(abs(joint.from_raw(raw[1]) - sent[0]) for _, raw in goals) < 1.0
 
 
+def test_row_29_a_while_at_100_hz_misses_next_to_nothing(bench):
+    arm = bench.raised()
+    before = arm.state
+    sweep(bench, arm, 10.0)
+    after = arm.state
+    assert after.state == State.RUN
+    assert after.counters.missed - before.counters.missed <= 0.005 * (after.cycle - before.cycle)
+    assert after.counters.lost_replies == before.counters.lost_replies
+
+
 def test_a_starved_plan_is_a_named_state_and_resumes(bench):
     arm = bench.raised()
     at = time.monotonic_ns() // 1000
@@ -320,6 +333,7 @@ def test_the_control_rate_is_the_one_asked_for(bench, rate_hz):
     arm = bench.raised(rate_hz=rate_hz, setpoint_ttl_us=250_000)
     since = goals_so_far(bench)
     bench.follow(arm, bench.up, 2.0)
+    assert arm.state.state == State.RUN
     stamps = [stamp for stamp, _ in bench.twin.goals(since=since)]
     assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) * 1e9 == pytest.approx(rate_hz, rel=0.05)
     bench.twin.ask("dead", id=4)

@@ -18,10 +18,10 @@ from embodiments.control.limits import JointLimits, arriving_together
 from embodiments.control.link import Severity
 from embodiments.control.pilot import Pilot
 from embodiments.control.servo_arm import Health, Measurement, Sample
-from embodiments.control.setpoints import Chunk
+from embodiments.control.setpoints import NOW, Chunk
 from embodiments.control.spec import ControlSpec, Thresholds
 from embodiments.control.watch import ERROR_BITS, Watch
-from firmware_bridge.safety import Cause, Code, Motion, State
+from firmware_bridge.safety import Cause, Code, Event, Motion, State
 
 MS = 1000
 CALIBRATION = {
@@ -208,23 +208,37 @@ def test_a_gripper_that_lost_what_it_held_closes():
     assert guard.limit(0.0, floor + 0.2, 3.0, now + 20 * MS) == 0.0
 
 
-class Running:
-    """What a pilot asks of the safety machine while the arm runs."""
+class Machine:
+    """What a pilot asks of the safety machine."""
 
-    state = State.RUN
     output = SimpleNamespace(motion=Motion.TRACK)
 
+    def __init__(self, state=State.RUN, silent_us=0):
+        self.state, self.silent_us, self.events = state, silent_us, []
+
     def age_us(self, clock):
-        return 0
+        return self.silent_us
 
     def step(self, event, now_us):
+        self.events.append(event)
         return Code.OK
+
+
+@pytest.mark.parametrize(("silent_ms", "events"), [(20, [Event.SETPOINT_NEAR]), (130, [])])
+def test_what_a_silent_host_left_behind_is_not_taken_up_again(silent_ms, events):
+    bench, machine = Bench(), Machine(State.STALE, silent_ms * MS)
+    bench.cycle(0.0)
+    pilot = Pilot(spec(), bench.watch, machine, lambda text: None, lambda code, now: None)
+    pilot.stand((0.0, 50.0))
+    pilot.accept(Chunk(1, 0, 1000 * MS, NOW, 100 * MS, ((1.0, 50.0),) * 20), 0)
+    pilot.feed(bench.now, 1)
+    assert machine.events == events
 
 
 def test_a_plan_goes_on_while_the_gripper_holds_something():
     """The gripper is asked to close ever further on something 50 wide, while the lift moves on for 2 s."""
     bench = Bench()
-    pilot = Pilot(spec(), bench.watch, Running(), lambda text: None, lambda code, now: None)
+    pilot = Pilot(spec(), bench.watch, Machine(), lambda text: None, lambda code, now: None)
     pilot.stand((0.0, 55.0))
     actions = tuple((3.0 * k, 55.0 - 6.0 * k) for k in range(21))
     pilot.accept(Chunk(1, 0, MS * 1000, 0, 100 * MS, actions), 0)

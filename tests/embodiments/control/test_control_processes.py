@@ -1,15 +1,12 @@
 """Processes that die or freeze, and terminals that press Ctrl-C: who brings the arm down, and how soon.
 
-Row 6 kills and stops the policy's process, row 7 types Ctrl-C through a pseudo-terminal and kills at random
-instants of connect, run, park and disconnect: a few here, 20 more with `--slow`.
+Row 6 kills and stops the policy's process. Row 7, Ctrl-C typed through a terminal and SIGKILL at random
+instants of connect, run, park and disconnect, is in tests/recipes/bench/test_interrupts.py.
 """
 
 import contextlib
 import itertools
 import os
-import pty
-import random
-import select
 import signal
 import subprocess
 import sys
@@ -25,8 +22,6 @@ from firmware_bridge.safety import Cause, State
 POLICY = Path(__file__).with_name("policy_process.py")
 SLACK_S = 0.1
 TTL_S = 0.1
-INSTANTS = 3
-SLOW_INSTANTS = 20
 
 
 @pytest.fixture
@@ -134,7 +129,7 @@ def test_a_terminated_control_process_parks_first(bench, policy):
     wait_until(lambda: gone(control), 15.0)
     texts = [text for _, text in bench.events()]
     assert any("-> PARK" in text for text in texts)
-    assert "RELEASED" in bench.when_text("RELEASED")
+    bench.when(": torque is off on motors 1, 2, 3, 4, 5, 6, read back")
     assert bench.torque() == [0] * 6
 
 
@@ -171,15 +166,6 @@ def test_sigusr1_is_an_emergency_stop(bench):
     assert arm.wait_for(State.ESTOP).cause == Cause.ESTOP_SIGNAL
 
 
-# Run in a new session: takes the terminal on its input as its own, then becomes the program.
-TAKE_TERMINAL = (
-    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    # Whoever runs this in the background ignores Ctrl-C, and a program inherits that.
-    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
-
-
 BREAK = """
 import sys
 from embodiments.control import pilot, process
@@ -205,86 +191,3 @@ def test_a_control_process_that_breaks_down_releases_on_its_way_out(bench, monke
         arm.arm()
     assert "RELEASED" in bench.when_text("broke down")
     assert bench.torque() == [0] * 6
-
-
-class Terminal:
-    """A policy's process on a terminal of its own, as its foreground."""
-
-    def __init__(self, spec):
-        self.fd, theirs = pty.openpty()
-        program = [sys.executable, str(POLICY), str(spec), "stream"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TAKE_TERMINAL, *program],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.text = ""
-
-    def read(self, seconds):
-        """What it prints within `seconds`."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            ready, _, _ = select.select([self.fd], [], [], left)
-            if ready:
-                try:
-                    self.text += os.read(self.fd, 4096).decode(errors="replace")
-                except OSError:
-                    return
-
-    def type_ctrl_c(self):
-        with contextlib.suppress(OSError):
-            os.write(self.fd, b"\x03")
-
-    def ended(self):
-        self.read(0.02)
-        return self.process.poll() is not None
-
-    def control_pids(self):
-        """Control processes this terminal has announced."""
-        words = [line.split() for line in self.text.splitlines()]
-        return [int(line[1]) for line in words if line[:1] == ["STARTED"] and len(line) == 2]
-
-
-def interrupted(bench, spec, instant_s, how):
-    """One instant: Ctrl-C or SIGKILL after `instant_s`; the arm must be down and the port free."""
-    terminal = Terminal(spec)
-    terminal.read(instant_s)
-    if how == "ctrl-c":
-        terminal.type_ctrl_c()
-    else:
-        terminal.process.kill()
-    try:
-        wait_until(terminal.ended, 20.0)
-        wait_until(lambda: port_is_free(bench.twin.port), 20.0)
-    finally:
-        os.close(terminal.fd)
-        for pid in terminal.control_pids():
-            with contextlib.suppress(ProcessLookupError):
-                if not gone(pid):
-                    os.kill(pid, signal.SIGKILL)
-    assert bench.torque() == [0] * 6, (how, instant_s, terminal.text)
-    if how == "ctrl-c":  # it did arrive, in Python or before Python was ready for it
-        assert "KeyboardInterrupt" in terminal.text or terminal.process.returncode == -signal.SIGINT
-
-
-def run_instants(bench, tmp_path, number, seed):
-    spec = tmp_path / "spec.json"
-    spec.write_text(bench.spec().dump())
-    rng = random.Random(seed)
-    for index in range(number):
-        how = "ctrl-c" if index % 2 == 0 else "kill"
-        interrupted(bench, spec, rng.uniform(0.05, 3.0), how)
-        bench.settle()
-    return number
-
-
-def test_row_7_ctrl_c_and_kill_at_random_instants(bench, tmp_path):
-    assert run_instants(bench, tmp_path, INSTANTS, seed=7) == INSTANTS
-
-
-@pytest.mark.slow
-def test_row_7_at_twenty_more_instants(bench, tmp_path):
-    assert run_instants(bench, tmp_path, SLOW_INSTANTS, seed=77) == SLOW_INSTANTS

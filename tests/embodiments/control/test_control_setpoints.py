@@ -112,6 +112,7 @@ def test_a_join_starts_from_the_last_setpoint_even_if_the_new_chunk_is_elsewhere
         (chunk(3, (1,)), Verdict.OLD),
         (chunk(5, (math.nan,)), Verdict.NOT_FINITE),
         (chunk(5, (1, math.inf)), Verdict.NOT_FINITE),
+        (chunk(5, (1, -1.7e308)), Verdict.NOT_FINITE),
         (chunk(5, ()), Verdict.SHAPE),
         (chunk(5, range(513)), Verdict.SHAPE),
         (chunk(5, (1,), period=-1), Verdict.SHAPE),

@@ -33,6 +33,31 @@ def test_success_comes_from_a_committed_result_of_the_same_row(tmp_path):
     assert table[0]["episodes"] == 288
 
 
+def test_bars_are_of_cost_and_of_what_imagining_loses(tmp_path):
+    figures = {"never": {"rate": 0.9, "episodes": 288}, "always": {"rate": 0.8, "episodes": 288}}
+    (tmp_path / "couplings.json").write_text(
+        json.dumps({"variants": [{"coupling": "joint", "imagine": figures}]})
+    )
+    rows = [row("hybrid", "vla"), row("hybrid", "joint"), row("hybrid", "joint", "always"),
+            row("hybrid", "cascaded", "always"), row("lerobot act", None)]  # fmt: skip
+    table = latency.latency_table(rows, [[1.0], [1.1], [1.2], [1.7], [9.0]], tmp_path)
+    assert [line.get("pass") for line in table] == [True, False, False, True, None]
+    assert table[2]["bars"] == {"ratio_to_vla": 1.3, "success_lost_by_imagining": 0.05}
+
+
+def test_every_kind_of_row_runs(tmp_path):
+    """Steps, planner and variants (compiled, bfloat16, explicit, int8, tied), once each."""
+    rows = latency.build_rows(["steps", "planner", "variants"], tmp_path)
+    for one in rows:
+        one.call()
+    counted = [(one.facts, one.tokens()) for one in rows if one.tokens is not None]
+    assert all(tokens > 0 for _, tokens in counted)
+    by_steps = {(facts["steps"], facts["prefix_cache"]): tokens for facts, tokens in counted
+                if "prefix_cache" in facts}  # fmt: skip
+    assert by_steps[1, True] < by_steps[4, True] < by_steps[4, False]
+    assert {one.facts["policy"] for one in rows} >= {"hybrid, compiled", "hybrid, tied", "hybrid, flow world"}
+
+
 def test_every_row_is_timed_in_every_round():
     calls = []
     rows = [latency.Row({}, lambda i=i: calls.append(i)) for i in range(3)]
@@ -45,14 +70,20 @@ def test_every_row_is_timed_in_every_round():
 
 def test_the_command_prints_the_couplings(capsys):
     assert tuple(command.GROUPS) == tuple(latency.GROUPS)
-    assert main(["bench", "latency", "--seconds", "0.1", "--only", "couplings", "planner", "--json"]) == 0
+    status = main(["bench", "latency", "--seconds", "0.1", "--only", "couplings", "planner", "--json"])
     rows = json.loads(capsys.readouterr().out)["rows"]
+    assert status == int(any(not line.get("pass", True) for line in rows))
+    assert sum("pass" in line for line in rows) == 8  # never: 5, always: 2, K = 8
     named = {(line["coupling"], line["imagine"]): line for line in rows if line["planner_k"] is None}
     assert (
         named["joint", "always"]["tokens"]
         > named["joint", "never"]["tokens"]
         == named["vla", "never"]["tokens"]
     )
+    for coupling in ("joint", "cascaded"):
+        on_demand = named[coupling, "on_uncertainty"]
+        assert on_demand["imagined_share"] == 0.2
+        assert named[coupling, "never"]["tokens"] <= on_demand["tokens"]
     assert [line["planner_k"] for line in rows if line["planner_k"]] == [1, 4, 8, 16]
     assert named["vla", "never"]["ratio_to_vla"] == pytest.approx(1.0)
     assert all(0 < line["p50_ms"] <= line["p95_ms"] for line in rows)

@@ -206,13 +206,15 @@ def test_the_command_plans_records_and_refuses(make_policy_folder, tmp_path, cap
     flags = pq.read_table(output / "data/chunk-000/file-000.parquet", columns=[schema.IMAGINED])
     assert all(flags[schema.IMAGINED].to_pylist())  # a planner imagines every candidate
     facts = json.loads((output / FACTS).read_text())
-    assert facts["planner_k"] == 3
+    assert facts["planner"] == {"candidates": 3, "budget_ms": None, "gate": False}
     assert facts["settings"]["families"] == ["touch"]
     assert main([*asked, "--output", str(output)]) == 2
     assert f"--output {output} exists already" in capsys.readouterr().err
     both = ["--imagine", "always", "--planner-k", "2", "--output", str(tmp_path / "x")]
     assert main([*asked, *both]) == 2
     assert "leave out one of them" in capsys.readouterr().err
+    assert main([*asked, "--gate", "--output", str(tmp_path / "x")]) == 2
+    assert "give --planner-k, too" in capsys.readouterr().err
     regress = [
         *asked[:3],
         make_policy_folder(),

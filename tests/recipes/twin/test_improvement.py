@@ -58,12 +58,12 @@ def test_heads_see_rollouts_without_their_actions_and_the_policy_sees_them_weigh
     output = finished[0] / "round1"
     heads = load_recipe(output / "heads/checkpoints/last/pretrained_model").stages[0].sources
     assert [(s.drop, s.outcomes, s.frame_weights) for s in heads] == [
-        ((), "demonstrations", None),
+        ((), "", None),
         (("action",), "recorded", None),
     ]
     acted = load_recipe(output / "policy/checkpoints/last/pretrained_model")
     assert [(s.drop, s.outcomes, bool(s.frame_weights)) for s in acted.stages[0].sources] == [
-        ((), "demonstrations", False),
+        ((), "", False),
         ((), "", True),
         (("action",), "recorded", False),
     ]
@@ -113,4 +113,4 @@ def test_the_recipe_can_be_planned_with_and_judged(tmp_path):
     assert config.policy.outcome_weight > 0
     source = config.stages[-1].sources[0]
     assert source.outcomes == "demonstrations"
-    assert len(source.episodes) == BUDGET.demonstrations
+    assert len(source.episodes) == BUDGET.demonstrations - BUDGET.held_out  # the rest is measured on

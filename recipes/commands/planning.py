@@ -1,0 +1,53 @@
+"""The planner's options, for every command that lets a policy act."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--planner-k`, `--planner-budget-ms` and `--gate`."""
+    parser.add_argument(
+        "--planner-k", type=int, metavar="K", help="candidates a plan is chosen from; default: no planner"
+    )
+    parser.add_argument(
+        "--planner-budget-ms", type=float, metavar="MS", help="time of a plan; K is lowered to what fits"
+    )
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="choose only among candidates within the SO-101's limits; where none is, the arm stands",
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises CommandError for options that do not go together, before anything is loaded."""
+    from recipes.commands.failures import CommandError
+
+    if args.planner_k is None and (args.gate or args.planner_budget_ms is not None):
+        raise CommandError("--gate and --planner-budget-ms are of a planner; give --planner-k, too")
+    if args.planner_k is not None and args.imagine:
+        raise CommandError(
+            "--imagine with --planner-k: a planner imagines every candidate; leave out one of them"
+        )
+
+
+def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:
+    """Gives `actor` the planner that was asked for; its facts for a record, None without one."""
+    from embodiments.so101.constants import JOINT_NAMES
+    from embodiments.so101.gate import SO101Gate
+    from hybridpolicy.planner import PlannerSettings
+    from recipes.commands.failures import CommandError
+
+    if args.planner_k is None:
+        return None
+    config = actor.policy.config
+    if args.gate and list(config.action_feature_names or ()) != list(JOINT_NAMES):
+        raise CommandError(
+            f"--gate is of the SO-101 and judges {list(JOINT_NAMES)}; the policy acts on "
+            f"{config.action_feature_names}"
+        )
+    gate = SO101Gate(float(config.fps)) if args.gate else None
+    actor.set_planner(PlannerSettings(args.planner_k, budget_ms=args.planner_budget_ms), gate)
+    return {"candidates": args.planner_k, "budget_ms": args.planner_budget_ms, "gate": args.gate}
