@@ -1,4 +1,4 @@
-"""Study: every coupling at the quickstart's budget, three seeds, the same scenes, one table."""
+"""Study: every coupling and tied streams at the quickstart's budget, three seeds, the same scenes, one table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +21,18 @@ def recipe(root: str = "outputs/couplings_study") -> TrainConfig:
 
 
 def variants(config: TrainConfig) -> list[Variant]:
-    """One for each row of the table. A row without a world prior has no stage 1; its samples stay equal."""
+    """One for each row of the table, and one whose world and action tokens share their weights.
+
+    A row without a world prior has no stage 1; its samples stay equal.
+    """
     found = []
-    for row in COUPLINGS.values():
+    for name, streams in [*((row, "two") for row in COUPLINGS), ("joint", "tied")]:
         stages = config.stages
-        if not row.generative:
+        if not COUPLINGS[name].generative:
             stages = [replace(stages[-1], samples=sum(stage.samples for stage in stages))]
-        policy = replace(config.policy, coupling=row.name, imagine=None)
-        found.append(Variant({"coupling": row.name}, replace(config, stages=stages, policy=policy)))
+        policy = replace(config.policy, coupling=name, streams=streams, imagine=None)
+        factors = {"coupling": name, "streams": streams}
+        found.append(Variant(factors, replace(config, stages=stages, policy=policy)))
     return found
 
 
