@@ -1,4 +1,4 @@
-"""Study: every coupling and tied streams, at the quickstart's budget: three seeds, the same scenes, a table."""
+"""Study: every coupling and tied streams at the quickstart's budget, three seeds, same scenes, one table."""
 
 from dataclasses import replace
 from pathlib import Path
