@@ -7,8 +7,10 @@ import shutil
 import socket
 import sys
 import tempfile
+import warnings
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 # Set before LeRobot, MuJoCo and transformers are imported; commands that tests run inherit it.
 _home = tempfile.mkdtemp(prefix="hybridpolicy-tests-")
@@ -82,6 +84,40 @@ def pytest_xdist_make_scheduler(config, log):
             return "real time" if file.startswith(_REAL_TIME) else file
 
     return Scheduling(config, log)
+
+
+ATTEMPTS = 3
+STARVED_MS = 20.0  # longer than this, replies are lost and cycles missed whatever the code does
+LATE = "its source has stopped or is too slow"  # LeRobot ends where a picture is older than 0.5 s
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """A real-time test that the machine starved is run again, and says so; its last failure counts."""
+    if not item.nodeid.removeprefix("tests/").startswith(_REAL_TIME):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for attempt in range(1, ATTEMPTS + 1):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        reason = _starved(item, [report for report in reports if report.failed])
+        if attempt == ATTEMPTS or not reason:
+            break
+        warnings.warn(f"{item.name}: run again, {reason}", stacklevel=1)
+    for report in reports:
+        if report.failed and reason:
+            report.sections.append(("machine", f"{reason} (attempt {attempt})"))
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _starved(item, failed):
+    stood_ms = item.stall_probe.worst_ms if hasattr(item, "stall_probe") else 0.0
+    if failed and stood_ms > STARVED_MS:
+        return f"the machine stood still for {stood_ms:.0f} ms"
+    if any(LATE in report.longreprtext for report in failed):
+        return "a picture came too late"
+    return ""
 
 
 def pytest_collection_modifyitems(config, items):

@@ -7,10 +7,8 @@ import os
 import signal
 import threading
 import time
-import warnings
 
 import pytest
-from _pytest.runner import runtestprotocol
 
 from embodiments.control.client import ControlledArm
 from embodiments.so101.arm_spec import control_spec
@@ -22,7 +20,10 @@ IDS = (1, 2, 3, 4, 5, 6)
 
 
 class StallProbe:
-    """How long this machine kept a thread (real-time where permitted) waiting: no fault of ours."""
+    """How long this machine kept a thread (real-time where permitted) waiting: no fault of ours.
+
+    As `item.stall_probe` it lets tests/conftest.py run a failed test again.
+    """
 
     def __init__(self):
         self.worst_ms = 0.0
@@ -150,32 +151,6 @@ class Bench:
 def twin_process(tmp_path_factory):
     with TwinProcess(tmp_path_factory.mktemp("arm") / "so101", seed=5, cameras=False) as twin:
         yield twin
-
-
-STARVED_MS = 20.0  # longer than this, replies are lost and cycles missed whatever the code does
-ATTEMPTS = 3
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item, nextitem):
-    """A test that failed while the machine stood still is run again, and says so; its last failure counts."""
-    if "bench" not in getattr(item, "fixturenames", ()):
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for attempt in range(1, ATTEMPTS + 1):
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        stood_ms = item.stall_probe.worst_ms if hasattr(item, "stall_probe") else 0.0
-        if attempt == ATTEMPTS or stood_ms <= STARVED_MS or not any(report.failed for report in reports):
-            break
-        warnings.warn(f"{item.name}: run again, the machine stood still for {stood_ms:.0f} ms", stacklevel=1)
-    for report in reports:
-        if report.failed:
-            report.sections.append(
-                ("machine", f"a thread waited up to {stood_ms:.0f} ms (attempt {attempt})")
-            )
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
 
 
 @pytest.fixture
