@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from hybridpolicy import objective
+from hybridpolicy.configuration_hybrid import STREAMS
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.network import Shown
 
-GROUPS = ("C", "W", "L", "A")
+GROUPS = ("C", "W", "L", "A", "E")
 # (from, to): information may flow from the first to the second. The contract of architecture.md, written out.
 TRAINED = {
     "vla": "CC CA AA",
@@ -31,8 +32,15 @@ ACTED = {
     ("features", "always"): "CC CW WW CA AA WA",
     ("latent_plan", "never"): "CC CL LL CA LA AA",
 }
+EVALUATED = {  # what E is shown: nothing but the moment, a future, a chunk, both
+    (): "CC CE EE",
+    ("future",): "CC CW WW CE WE EE",
+    ("actions",): "CC CA AA CE AE EE",
+    ("future", "actions"): "CC CW WW CA WA AA CE WE AE EE",
+}
 BLOCKWISE = {("autoregressive", "always")}  # acts in several rounds: see test_blocks
 LAWS = ("regress", "flow")
+VARIANTS = ({}, {"streams": "tied"}, {"explicit": True})
 FIXED = ("never", "always")  # on_uncertainty is one of the two, decided at run time
 
 
@@ -45,7 +53,9 @@ class Probe:
         monkeypatch.setattr(streams, "forward", self)
 
     def __call__(self, world, action, prefix, mask, **options):
-        name = "C" if prefix is None else "L" if world is not None and world.shape[1] == 3 else "W"
+        name = "C" if prefix is None else "W"
+        if prefix is not None and world is not None:
+            name = {3: "L", 1: "E"}.get(world.shape[1], "W")
         if world is not None:
             world = self.inputs[name] = world.detach().requires_grad_()
         if action is not None:
@@ -55,7 +65,7 @@ class Probe:
             self.keys[name] = [tensor for pair in new for tensor in pair]
             self.outputs[name] = self.keys[name][-1].transpose(1, 2) if world_out is None else world_out
         if action is not None:
-            self.outputs["A"] = action_out
+            self.outputs["A"] = new[-1][0].transpose(1, 2) if action_out is None else action_out
         return world_out, action_out, new
 
     def sees(self, source, target):
@@ -79,9 +89,9 @@ def pairs(text):
 def trained_probe(make_policy, make_batch, monkeypatch):
     """(coupling, law) → the probe and the plan of one training forward over 64 samples."""
 
-    def run(coupling, law):
+    def run(coupling, law, **variant):
         policy = make_policy(
-            coupling=coupling, action_law=law, world_law=law, rtc_share=0.0, text_dropout=0.0
+            coupling=coupling, action_law=law, world_law=law, rtc_share=0.0, text_dropout=0.0, **variant
         )
         probe, plans = Probe(policy.network.streams, monkeypatch), []
 
@@ -106,19 +116,20 @@ def test_the_tables_here_name_every_row():
     }
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=["two", "tied", "explicit"])
 @pytest.mark.parametrize("law", LAWS)
-def test_training_lets_through_exactly_what_the_table_says(trained_probe, law):
+def test_training_lets_through_exactly_what_the_table_says(trained_probe, law, variant):
+    rows = {"cascaded"} if "explicit" in variant else set(COUPLINGS)
     checked = 0
-    for coupling, text in TRAINED.items():
-        probe, _ = trained_probe(coupling, law)
+    for coupling in rows:
+        probe, _ = trained_probe(coupling, law, **variant)
         for source in GROUPS:
             for target in GROUPS:
                 seen = probe.sees(source, target)
-                assert (seen is not None and bool(seen.any())) == ((source, target) in pairs(text)), (
-                    f"{coupling}: {source} → {target}"
-                )
+                allowed = (source, target) in pairs(TRAINED[coupling])
+                assert (seen is not None and bool(seen.any())) == allowed, f"{coupling}: {source} → {target}"
                 checked += 1
-    assert checked == 16 * len(COUPLINGS) == 112
+    assert checked == 25 * len(rows)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +181,7 @@ def test_acting_lets_through_exactly_what_the_row_says(
                 (source, target) in pairs(ACTED[coupling, imagine])
             )
             checked += 1
-    assert checked == 16
+    assert checked == 25
 
 
 @pytest.mark.parametrize(
@@ -190,6 +201,22 @@ def test_queries_see_what_their_training_mode_saw(make_policy, make_batch, monke
         (s, t) for s in GROUPS for t in GROUPS if (seen := probe.sees(s, t)) is not None and bool(seen.all())
     }
     assert found == pairs(expected)
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("given", EVALUATED, ids=" and ".join)
+def test_the_outcome_token_sees_what_it_is_given_and_nobody_sees_it(
+    make_policy, make_batch, monkeypatch, given, streams
+):
+    policy = make_policy(coupling="joint", outcome_weight=1.0, streams=streams).eval()
+    probe = Probe(policy.network.streams, monkeypatch)
+    context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
+    what = {"future": policy.network.start_future(context), "actions": torch.randn(3, 4, 4)}
+    policy.queries.evaluate(context, **{name: what[name] for name in given})
+    found = {
+        (s, t) for s in GROUPS for t in GROUPS if (seen := probe.sees(s, t)) is not None and bool(seen.all())
+    }
+    assert found == pairs(EVALUATED[given])
 
 
 def test_a_cached_context_gives_what_a_joint_run_gives(make_policy):
