@@ -45,6 +45,8 @@ def evaluate_policy(
 ) -> dict[str, Any]:
     """Returns {"success": {"rate", "low", "high", "episodes", "by_task"}} over `episodes` resets in all.
 
+    Named columns of the policy (`optional_context`) come from the environment's entries of those names.
+
     Args:
         policy: a `pretrained_model` folder, a hub id, or an actor.
         watch: told after every plan how far it is from the one before, for each episode still running.
@@ -87,9 +89,10 @@ def _run_batch(
     done = np.zeros(vector.num_envs, bool)
     for _ in range(int(vector.call("_max_episode_steps")[0])):
         pixels, state = _observed(observation, config.features_map)
+        extra = _named_columns(observation, config.features_map, actor)
         if not actor.queued:
             planned_before = actor.has_planned
-            actor.plan(pixels, state, texts)
+            actor.plan(pixels, state, texts, extra)
             if watch is not None and planned_before:
                 watch(actor.disagreement[~done].tolist())
         observation, _, terminated, truncated, info = vector.step(actor.next_action())
@@ -111,6 +114,15 @@ def _observed(
         key = features_map.get(f"pixels/{name}" if name else "pixels", name)
         named[key.split(".")[-1]] = frames
     return named, observation["agent_pos"]
+
+
+def _named_columns(
+    observation: dict[str, Any], features_map: dict[str, str], actor: Actor
+) -> dict[str, np.ndarray]:
+    """{key: (N, S)} what else the environment shows of what the policy may be given."""
+    wanted = {vector.key for vector in actor.policy.config.vectors}
+    keys = {features_map.get(name, f"observation.{name}"): name for name in observation}
+    return {key: np.asarray(observation[name]) for key, name in keys.items() if key in wanted}
 
 
 def _succeeded(info: dict[str, Any], count: int) -> np.ndarray:

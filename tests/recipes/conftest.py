@@ -9,7 +9,10 @@ MEAN = [0.0, -40.0, 30.0, 70.0, 0.0, 20.0]
 
 @pytest.fixture(scope="session")
 def make_policy_folder(tmp_path_factory):
-    """(**config) → the folder of an untrained policy as training would have saved it."""
+    """(**config) → the folder of an untrained policy as training would have saved it.
+
+    columns: features of further inputs.
+    """
 
     def make(mean=MEAN, **fields):
         import torch
@@ -24,7 +27,8 @@ def make_policy_folder(tmp_path_factory):
             f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
             for name in fields.pop("cameras", ("front", "wrist"))
         }
-        numbers = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
+        columns = fields.pop("columns", {})
+        numbers = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))} | columns
         settings = {
             "device": "cpu",
             "fps": 10.0,
@@ -53,6 +57,9 @@ def make_policy_folder(tmp_path_factory):
         spread = torch.full((6,), 15.0 if mean is MEAN else 0.3)
         statistics = {
             name: {"mean": torch.tensor(mean), "std": spread} for name in ("action", "observation.state")
+        } | {
+            name: {"mean": torch.zeros(column.shape), "std": torch.ones(column.shape)}
+            for name, column in columns.items()
         }
         policy = HybridPolicy(config, dataset_stats=statistics)
         if config.action_convention == "relative":
