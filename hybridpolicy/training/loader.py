@@ -104,7 +104,7 @@ class _Pool:
 
 
 class SourceReader:
-    """Gathers windows out of one dataset's arrays."""
+    """Gathers windows out of one dataset's arrays. `rows`: those drawn from, of the chosen episodes."""
 
     def __init__(self, source: DatasetSource, cache: FrameCache, window: Window) -> None:
         self.source = source
@@ -115,11 +115,11 @@ class SourceReader:
         lengths = cache.episode_to - cache.episode_from
         self._first_row = np.repeat(cache.episode_from, lengths)
         self._last_row = np.repeat(cache.episode_to - 1, lengths)
-        self._rows = self._sampled_rows()
+        self.rows = self._sampled_rows()
         self._outcomes = self._label_outcomes()
         weights = self._frame_weights()
-        onsets = self._rows[self._rows - self._first_row[self._rows] < source.onset_frames]
-        self._all, self._onsets = _Pool(self._rows, weights), _Pool(onsets, weights)
+        onsets = self.rows[self.rows - self._first_row[self.rows] < source.onset_frames]
+        self._all, self._onsets = _Pool(self.rows, weights), _Pool(onsets, weights)
 
     def _label_outcomes(self) -> tuple[Tensor, Tensor] | None:
         if not self.source.outcomes:
@@ -146,7 +146,7 @@ class SourceReader:
             raise DatasetError(f"frame_weights {path}: unreadable ({error}); compute them again") from error
         wanted = (self.cache.num_frames,)
         usable = weights.shape == wanted and bool(np.isfinite(weights).all()) and weights.min() >= 0
-        if not usable or not weights[self._rows].any():
+        if not usable or not weights[self.rows].any():
             raise DatasetError(
                 f"frame_weights {path}: shape {weights.shape}; {self.cache.source} needs {wanted}, finite, 0 "
                 "or more, and above 0 in an episode that is sampled. Compute them again for this dataset"

@@ -24,7 +24,6 @@ from hybridpolicy.training.advantage import advantage_weights
 from hybridpolicy.training.config import DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import open_readers
-from hybridpolicy.training.run import read_metadata
 from recipes.job import git_revision, machine, train
 from recipes.twin import suites
 from recipes.twin.collect import FACTS, CollectSettings, collect
@@ -125,8 +124,8 @@ def _improved(
     actor = Actor.load(heads.policy_path)
     recorded = [replace(source, drop=()) for source in shown]
     size = config.policy.image_size
-    readers = open_readers(
-        recorded, policy_window(config.policy), Path(config.cache_dir),
+    demonstrated, *readers = open_readers(
+        [demonstrations, *recorded], policy_window(config.policy), Path(config.cache_dir),
         cameras=list(actor.policy.config.image_features), image_size=(size[0], size[1]),
     )  # fmt: skip
     files, sums, every = [], [], []
@@ -135,10 +134,10 @@ def _improved(
         weights = advantage_weights(actor.policy, actor.preprocessor, reader, plan.beta, plan.limit)
         np.save(file, weights)
         files.append(str(file))
-        sums.append(float(weights.sum()))
-        every.append(weights)
+        every.append(weights[reader.rows])
+        sums.append(float(every[-1].sum()))
     # A frame is drawn as often as it weighs, and a demonstration's weighs 1.
-    whole = read_metadata(demonstrations).total_frames + sum(sums)
+    whole = len(demonstrated.rows) + sum(sums)
     acted = [
         replace(source, outcomes="", frame_weights=file, weight=(1.0 - HEADS_SHARE) * total / whole)
         for source, file, total in zip(recorded, files, sums, strict=True)

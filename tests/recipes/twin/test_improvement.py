@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lerobot.datasets import LeRobotDatasetMetadata
 
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.errors import ConfigurationError
@@ -22,16 +23,16 @@ from recipes.twin.collect import CollectSettings, collect
 from recipes.twin.improvement import Improvement, run_improvement
 
 MINI = job.Budget(
-    demonstrations=6, play=2, held_out=0, success=0, swapped=0, paraphrase=0, absent=0, two_stage=0
+    demonstrations=6, play=2, held_out=2, success=0, swapped=0, paraphrase=0, absent=0, two_stage=0
 )
-PLAN = Improvement(rounds=1, noise=0.0, rollouts=2, evaluate=2, candidates=2, head_samples=32, samples=32)
+PLAN = Improvement(rounds=1, noise=0.0, rollouts=8, evaluate=2, candidates=2, head_samples=32, samples=32)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     output = tmp_path_factory.mktemp("improve")
     config = recipe(str(output))
-    seen = tuple(range(MINI.demonstrations))
+    seen = tuple(range(MINI.demonstrations - MINI.held_out))
     stages = []
     for stage in config.stages:
         sources = [replace(s, episodes=seen) if s.episodes else s for s in stage.sources]
@@ -74,6 +75,21 @@ def test_heads_see_rollouts_without_their_actions_and_the_policy_sees_them_weigh
         Actor.load(output / name / "checkpoints/last/pretrained_model").policy for name in ("heads", "policy")
     )
     assert int(after.train_step) == int(before.train_step) + 2  # it went on
+
+
+def test_the_share_of_weighed_rollouts_counts_what_is_drawn(finished):
+    """Episodes held out weigh nothing: the last rollout of eight, the last two demonstrations."""
+    saved = finished[0] / "round1/policy/checkpoints/last/pretrained_model"
+    demonstrations, rollouts, _ = load_recipe(saved).stages[0].sources
+    assert (len(demonstrations.episodes), len(rollouts.episodes)) == (4, 7)
+    frames = [
+        sum(LeRobotDatasetMetadata("local/any", root=source.root).episodes["length"][: len(source.episodes)])
+        for source in (demonstrations, rollouts)
+    ]
+    weighed = np.load(rollouts.frame_weights)
+    assert len(weighed) > frames[1]
+    expected = weighed[: frames[1]].sum() / frames[0]
+    assert rollouts.weight / demonstrations.weight == pytest.approx(expected, rel=1e-4)
 
 
 def test_run_again_it_trains_and_plays_nothing(finished, monkeypatch):
