@@ -4,6 +4,7 @@ Import-light on purpose: LeRobot imports this module whenever it loads plugins.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
@@ -24,6 +25,14 @@ EMBEDDED = "embedded"
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigurationError(f"hybrid: {name} = {value!r}; {allowed(value, choices)}")
+
+
+NETWORK_FIELDS = (
+    *("coupling", "streams", "plan_tokens", "action_law", "world_law", "explicit", "action_steps"),
+    *("world_steps", "world_offsets", "chunk_size", "image_size", "width", "depth", "heads", "mlp_ratio"),
+    *("num_keypoints", "tokens_per_view", "keypoint_features", "frame_channels", "goal_model", "goal_tokens"),
+)
+"""What decides how a network answers and what an answer costs; weights of losses and dropout do not."""
 
 
 @PreTrainedConfig.register_subclass("hybrid")
@@ -135,6 +144,11 @@ class HybridConfig(PreTrainedConfig):
     camera_pose_dropout: float = 0.1
     past_dropout: float = 0.3
     low_dim_dropout: float = 0.05  # of each named column
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """`NETWORK_FIELDS` and their values; equal where two policies differ in weights alone."""
+        return {name: getattr(self, name) for name in NETWORK_FIELDS}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,11 +37,16 @@ LARGE = {"width": 320, "depth": 5, "heads": 8, "frame_channels": 96, "num_keypoi
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what it says of itself, and a call that makes one chunk from pictures."""
+    """One line of the table: what it says of itself, and a call that makes one chunk from pictures.
+
+    tokens: token-forwards of one call. network: whose committed success is this row's; None where the same
+    network is run with other numbers, or is not ours.
+    """
 
     facts: dict[str, Any]
     call: Callable[[], object]
-    tokens: Callable[[], int] | None = None  # token-forwards of one call
+    tokens: Callable[[], int] | None = None
+    network: dict[str, Any] | None = None
 
 
 def small_policy(**changes: Any) -> HybridPolicy:
@@ -73,7 +78,7 @@ def _hybrid(name: str, policy: HybridPolicy, imagine: str, **facts: Any) -> Row:
     return Row(
         {"policy": name, "coupling": config.coupling, "imagine": imagine, "steps": config.action_steps,
          "planner_k": None, "params": _count(policy), **facts},
-        call, _counted(policy, call),
+        call, _counted(policy, call), config.network,
     )  # fmt: skip
 
 
@@ -167,7 +172,7 @@ def variant_rows() -> Iterator[Row]:
     assert row.tokens is not None
     forwards = row.tokens()  # a compiled graph does not count
     compiled.network.streams.compile(dynamic=False)
-    yield replace(row, tokens=lambda: forwards)
+    yield replace(row, tokens=lambda: forwards, network=None)
     tied = small_policy(coupling="joint", streams="tied")
     yield _hybrid("hybrid, tied", tied, "always", default=False)
     half = small_policy(coupling="joint")
@@ -177,12 +182,14 @@ def variant_rows() -> Iterator[Row]:
         with torch.autocast("cpu", torch.bfloat16):
             return row.call()
 
-    yield replace(row, call=call)
+    yield replace(row, call=call, network=None)
     yield explicit_row()
     quantised = small_policy(coupling="joint")
     torch.ao.quantization.quantize_dynamic(quantised.network.streams, {nn.Linear}, torch.qint8, inplace=True)
     params = _count(small_policy(coupling="joint"))  # quantised weights are no parameters any more
-    yield _hybrid("hybrid, int8 streams", quantised, "never", default=False, params=params)
+    yield replace(
+        _hybrid("hybrid, int8 streams", quantised, "never", default=False, params=params), network=None
+    )
 
 
 def peer_rows(folder: Path) -> Iterator[Row]:
@@ -263,12 +270,12 @@ def latency_table(
         )
     vla = {name: next((r["p50_ms"] for r in table if r["policy"] == name and r["coupling"] == "vla"), None)
            for name in ("hybrid", "hybrid, 15 M")}  # fmt: skip
-    for line in table:
+    for row, line in zip(rows, table, strict=True):
         reference = vla[
             "hybrid, 15 M" if "15 M" in line["policy"] or "lerobot" in line["policy"] else "hybrid"
         ]
         line["ratio_to_vla"] = line["p50_ms"] / reference if reference else None
-        line |= _committed(line, results)
+        line |= _committed(row, results)
     _judge(table)
     return table
 
@@ -299,14 +306,12 @@ def _is_without_imagining(row: Mapping[str, Any], line: Mapping[str, Any]) -> bo
     return hybrids and (row["imagine"], line["imagine"]) == ("never", "always")
 
 
-def _committed(line: dict[str, Any], results: Path) -> dict[str, Any]:
-    """Success of the same configuration, from the table of couplings if there is one."""
-    found: dict[str, Any] = {"checkpoint": None, "success": None, "episodes": None}
+def _committed(row: Row, results: Path) -> dict[str, Any]:
+    """Success of the same network at the same setting, from the table of couplings if there is one."""
     path = results / "couplings.json"
-    if line["policy"] != "hybrid" or not path.is_file():
-        return found
-    for row in json.loads(path.read_text())["variants"]:
-        figures = row.get("imagine", {}).get(line["imagine"])
-        if row["coupling"] == line["coupling"] and figures:
-            return {"checkpoint": path.name, "success": figures["rate"], "episodes": figures["episodes"]}
-    return found
+    if row.network is not None and path.is_file():
+        for measured in json.loads(path.read_text())["variants"]:
+            figures = measured["imagine"].get(row.facts["imagine"])
+            if measured["network"] == row.network and figures:
+                return {"checkpoint": path.name, "success": figures["rate"], "episodes": figures["episodes"]}
+    return {"checkpoint": None, "success": None, "episodes": None}

@@ -220,6 +220,7 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     by_seed = [float(np.mean(cell["outcomes"])) for cell in cells]
     return {
         **variant.factors,
+        "network": variant.config.policy.network,
         "success": {**suites.rate(outcomes), "by_seed": by_seed, "by_family": by_family},
         "seeds_mean": _figure(bootstrap_mean(by_seed)),
         "language": {

@@ -1,9 +1,11 @@
 """`bench latency`: what its table says, timed in turn, joined with nothing that was not measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from recipes import couplings_study
 from recipes.bench import latency
 from recipes.commands import main
 from recipes.commands.bench import latency as command
@@ -12,7 +14,13 @@ from recipes.commands.bench import latency as command
 def row(policy, coupling, imagine="never"):
     facts = {"policy": policy, "coupling": coupling, "imagine": imagine, "steps": 1, "planner_k": None,
              "params": 1, "default": False}  # fmt: skip
-    return latency.Row(facts, lambda: None)
+    return latency.Row(facts, lambda: None, network={"coupling": coupling, "width": len(policy)})
+
+
+def commit(folder, policy, coupling, **figures):
+    """A table of couplings with one row."""
+    measured = {"network": row(policy, coupling).network, "imagine": figures}
+    (folder / "couplings.json").write_text(json.dumps({"variants": [measured]}))
 
 
 def test_ratios_are_to_vla_of_the_same_size(tmp_path):
@@ -23,26 +31,36 @@ def test_ratios_are_to_vla_of_the_same_size(tmp_path):
     assert all(line["success"] is None for line in table)
 
 
-def test_success_comes_from_a_committed_result_of_the_same_row(tmp_path):
-    figures = {"rate": 0.9, "episodes": 288}
-    found = {"variants": [{"coupling": "joint", "imagine": {"always": figures}}]}
-    (tmp_path / "couplings.json").write_text(json.dumps(found))
-    rows = [row("hybrid", "joint", "always"), row("hybrid", "joint"), row("hybrid, flow", "joint", "always")]
-    table = latency.latency_table(rows, [[1.0]] * 3, tmp_path)
-    assert [line["success"] for line in table] == [0.9, None, None]
+def test_success_comes_from_a_committed_result_of_the_same_network(tmp_path):
+    commit(tmp_path, "hybrid", "joint", always={"rate": 0.9, "episodes": 288})
+    rows = [row("hybrid", "joint", "always"), row("hybrid", "joint"), row("hybrid, flow", "joint", "always"),
+            row("hybrid", "cascaded", "always"),
+            replace(row("hybrid", "joint", "always"), network=None)]  # fmt: skip
+    table = latency.latency_table(rows, [[1.0]] * 5, tmp_path)
+    assert [line["success"] for line in table] == [0.9, None, None, None, None]
     assert table[0]["episodes"] == 288
 
 
 def test_bars_are_of_cost_and_of_what_imagining_loses(tmp_path):
-    figures = {"never": {"rate": 0.9, "episodes": 288}, "always": {"rate": 0.8, "episodes": 288}}
-    (tmp_path / "couplings.json").write_text(
-        json.dumps({"variants": [{"coupling": "joint", "imagine": figures}]})
-    )
+    commit(tmp_path, "hybrid", "joint",
+           never={"rate": 0.9, "episodes": 288}, always={"rate": 0.8, "episodes": 288})  # fmt: skip
     rows = [row("hybrid", "vla"), row("hybrid", "joint"), row("hybrid", "joint", "always"),
             row("hybrid", "cascaded", "always"), row("lerobot act", None)]  # fmt: skip
     table = latency.latency_table(rows, [[1.0], [1.1], [1.2], [1.7], [9.0]], tmp_path)
     assert [line.get("pass") for line in table] == [True, False, False, True, None]
     assert table[2]["bars"] == {"ratio_to_vla": 1.3, "success_lost_by_imagining": 0.05}
+
+
+def test_a_row_is_the_studys_where_their_networks_are_one(tmp_path):
+    """The quickstart's own policy, as the study trains it; what runs it with other numbers is not it."""
+    trained = {(v.factors["coupling"], v.factors["streams"]): v.config.policy.network
+               for v in couplings_study.variants(couplings_study.recipe(str(tmp_path)))}  # fmt: skip
+    for one in latency.build_rows(["couplings"], tmp_path):
+        assert one.network == trained[one.facts["coupling"], "two"]
+    others = {one.facts["policy"]: one.network for one in latency.build_rows(["variants"], tmp_path)}
+    assert others.pop("hybrid, tied") == trained["joint", "tied"]
+    assert others.pop("hybrid, explicit") not in trained.values()
+    assert others == {"hybrid, compiled": None, "hybrid, bfloat16": None, "hybrid, int8 streams": None}
 
 
 def test_every_kind_of_row_runs(tmp_path):
