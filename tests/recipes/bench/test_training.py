@@ -37,4 +37,5 @@ def test_a_row_is_trained_in_a_process_of_its_own(capsys):
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["precision"] for row in rows] == ["bf16", "fp32"]
     assert all(row["samples_per_s"] > 0 and row["peak_memory_mib"] > 100 for row in rows)
+    assert all(0.0 < row["loader_share"] < 1.0 for row in rows)
     assert main([*command[:-2], "hybrid nothing"]) == 2
