@@ -23,6 +23,7 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.planner import Planner, PlannerSettings
 from recipes.bench.peers import features, observation, peers, plan_once
+from recipes.bench.work import count_flops, count_live
 from recipes.so101_quickstart import recipe as quickstart
 
 WARM_UP = 3  # rounds that are not counted
@@ -77,7 +78,8 @@ def _hybrid(name: str, policy: HybridPolicy, imagine: str, **facts: Any) -> Row:
     config = policy.config
     return Row(
         {"policy": name, "coupling": config.coupling, "imagine": imagine, "steps": config.action_steps,
-         "planner_k": None, "params": _count(policy), **facts},
+         "planner_k": None, "params": _count(policy),
+         "live_params": count_live(policy, call), "flops": count_flops(call), **facts},
         call, _counted(policy, call), config.network,
     )  # fmt: skip
 
@@ -105,7 +107,7 @@ def coupling_rows() -> Iterator[Row]:
 
 
 def _on_demand(coupling: str) -> Row:
-    policy = small_policy(coupling=coupling)
+    policy = small_policy(coupling=coupling, imagine_threshold=math.inf)
     row = _hybrid("hybrid", policy, "on_uncertainty", default=False, imagined_share=1 / EVERY)
     plans = count()
 
@@ -113,7 +115,7 @@ def _on_demand(coupling: str) -> Row:
         policy.config.imagine_threshold = -1.0 if next(plans) % EVERY == 0 else math.inf
         return row.call()
 
-    return replace(row, call=call)
+    return replace(row, facts=row.facts | {"flops": count_flops(call, EVERY)}, call=call)
 
 
 def explicit_row() -> Row:
@@ -147,7 +149,8 @@ def _without_cache(policy: HybridPolicy, steps: int) -> Row:
             policy.network.streams.encode(tokens, prefix.visible)
         return row.call()
 
-    return replace(row, call=call, tokens=_counted(policy, call))
+    facts = row.facts | {"flops": count_flops(call)}
+    return replace(row, facts=facts, call=call, tokens=_counted(policy, call))
 
 
 def planner_rows() -> Iterator[Row]:
@@ -162,7 +165,12 @@ def planner_rows() -> Iterator[Row]:
             return planner.plan(context, lambda size: policy.acting_noise(size, torch.device("cpu")))
 
         facts = _hybrid("hybrid, flow", policy, "always", default=False).facts
-        yield Row({**facts, "planner_k": candidates}, call, _counted(policy, call))
+        facts |= {
+            "planner_k": candidates,
+            "live_params": count_live(policy, call),
+            "flops": count_flops(call),
+        }
+        yield Row(facts, call, _counted(policy, call))
 
 
 def variant_rows() -> Iterator[Row]:
@@ -186,10 +194,8 @@ def variant_rows() -> Iterator[Row]:
     yield explicit_row()
     quantised = small_policy(coupling="joint")
     torch.ao.quantization.quantize_dynamic(quantised.network.streams, {nn.Linear}, torch.qint8, inplace=True)
-    params = _count(small_policy(coupling="joint"))  # quantised weights are no parameters any more
-    yield replace(
-        _hybrid("hybrid, int8 streams", quantised, "never", default=False, params=params), network=None
-    )
+    before = {name: row.facts[name] for name in ("params", "live_params", "flops")}  # it has none to count
+    yield replace(_hybrid("hybrid, int8 streams", quantised, "never", default=False, **before), network=None)
 
 
 def peer_rows(folder: Path) -> Iterator[Row]:
@@ -208,7 +214,8 @@ def peer_rows(folder: Path) -> Iterator[Row]:
         steps = {"lerobot act": 1}.get(name, 10)
         yield Row(
             {"policy": name, "coupling": None, "imagine": None, "steps": steps, "planner_k": None,
-             "params": _count(peer), "default": False},
+             "params": _count(peer), "live_params": count_live(peer, call),
+             "flops": count_flops(call), "default": False},
             call,
         )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Does success in the dream tell success on the table? Many policies of different quality, both ways."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,15 @@ class Weakened(Actor):
     shift: float = 0.0
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def chunk(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> np.ndarray:
+    def chunk(
+        self,
+        pixels: dict[str, np.ndarray],
+        state: np.ndarray,
+        texts: list[str],
+        extra: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """(N, T, A) actions in physical units, spoilt."""
-        chunk, now = super().chunk(pixels, state, texts), state[:, None]
+        chunk, now = super().chunk(pixels, state, texts, extra), state[:, None]
         chunk = now + self.scale * (chunk - now) + self._rng.normal(0.0, self.noise, chunk.shape)
         chunk[..., 0] += self.shift
         return chunk.astype(np.float32)

@@ -1,13 +1,20 @@
 """The study of dreams: how policies are weakened, and what is said of how well two rates agree."""
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.policies.factory import make_pre_post_processors
 
 from embodiments.so101.constants import JOINT_NAMES
 from embodiments.so101.recording import record_demonstrations
@@ -108,6 +115,37 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
     for row in study["policies"]:
         assert (row["true"]["episodes"], row["imagined"]["episodes"]) == (3, 2)  # two starts are held out
     assert study["plainly"]
+    other = stock_act(tmp_path / "act")
+    lerobot_eval = Path(sys.executable).with_name("lerobot-eval")
+    done = subprocess.run(
+        [lerobot_eval, f"--policy.path={other}", "--policy.device=cpu", "--env.type=dream",
+         f"--env.world={policy}", f"--env.dataset={data}", f"--env.cache_dir={cache}",
+         "--env.episode_length=4", "--eval.batch_size=2", "--eval.n_episodes=2",
+         f"--output_dir={tmp_path / 'eval'}"],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads((tmp_path / "eval/eval_info.json").read_text())
+    assert told["overall"]["n_episodes"] == 2
+
+
+def stock_act(folder):
+    """The folder of an untrained ACT of LeRobot's own, for the same cameras, state and actions."""
+    pictures = {f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32))
+                for name in ("front", "wrist")}  # fmt: skip
+    joints = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
+    config = ACTConfig(
+        device="cpu", input_features=pictures | joints, pretrained_backbone_weights=None, chunk_size=4,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))}, n_action_steps=2, dim_model=32,
+        n_heads=2, dim_feedforward=32, n_encoder_layers=1, n_decoder_layers=1, push_to_hub=False,
+    )  # fmt: skip
+    stats = {name: {"mean": torch.tensor(REST_DEG, dtype=torch.float32), "std": torch.full((6,), 10.0)}
+             for name in ("observation.state", "action")}  # fmt: skip
+    stats |= {name: {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)} for name in pictures}
+    ACTPolicy(config).save_pretrained(folder)
+    for part in make_pre_post_processors(config, dataset_stats=stats):
+        part.save_pretrained(folder)
+    return folder
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """`bench latency`: what its table says, timed in turn, joined with nothing that was not measured."""
 
+import itertools
 import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from recipes import couplings_study
 from recipes.bench import latency
+from recipes.bench.work import count_flops, count_live
 from recipes.commands import main
 from recipes.commands.bench import latency as command
 
@@ -74,6 +77,29 @@ def test_every_kind_of_row_runs(tmp_path):
                 if "prefix_cache" in facts}  # fmt: skip
     assert by_steps[1, True] < by_steps[4, True] < by_steps[4, False]
     assert {one.facts["policy"] for one in rows} >= {"hybrid, compiled", "hybrid, tied", "hybrid, flow world"}
+
+
+def test_what_a_call_takes_is_counted():
+    """A product of (3, 4) by (4, 5) is 60 multiply-adds; a layer that is not called is not alive."""
+    model = torch.nn.ModuleDict({"used": torch.nn.Linear(4, 5), "idle": torch.nn.Linear(4, 7)})
+    x = torch.randn(3, 4)
+    assert count_live(model, lambda: model["used"](x)) == 25
+    assert count_flops(lambda: model["used"](x)) == 120
+    q = torch.randn(1, 2, 6, 8)
+    attended = count_flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert attended == 2 * (2 * 6 * 6 * 8) * 2
+    alternating = itertools.count()
+    assert count_flops(lambda: model["used"](x) if next(alternating) % 2 else None, 4) == 60
+
+
+def test_imagining_costs_operations_and_uses_more_of_the_network(tmp_path):
+    rows = {(one.facts["coupling"], one.facts["imagine"]): one.facts
+            for one in latency.build_rows(["couplings"], tmp_path)}  # fmt: skip
+    never, always = (rows["joint", imagine] for imagine in ("never", "always"))
+    assert never["flops"] == rows["vla", "never"]["flops"] < always["flops"]
+    assert never["live_params"] < always["live_params"] < always["params"]
+    on_demand = rows["joint", "on_uncertainty"]["flops"]
+    assert never["flops"] < on_demand < always["flops"]
 
 
 def test_every_row_is_timed_in_every_round():
