@@ -49,6 +49,7 @@ class Sample:
         vector_valid: {name: (B, n)} bool.
         goal: {camera: (B, 3, H, W)} frames of how it shall look, or (B, P, F) latents of them; or empty.
         past: or None.
+        imitate: the actions are to be learned; False: they are known, as what led to what followed.
     """
 
     frames: dict[str, Tensor]
@@ -68,6 +69,12 @@ class Sample:
     vector_valid: dict[str, Tensor] = field(default_factory=dict)
     goal: dict[str, Tensor] = field(default_factory=dict)
     past: Past | None = None
+    imitate: bool = True
+
+    @property
+    def acted(self) -> bool:
+        """What was done is known of some of the samples."""
+        return self.action is not None and bool(self.action_valid.any())
 
     @property
     def size(self) -> int:
@@ -204,6 +211,7 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
         vectors={v.name: x[:, :here] for v, x in vectors.items()},
         vector_valid={v.name: _valid(batch, v.key, (count, times), device)[:, :here] for v in vectors},
         goal=_goal(batch, config, size),
+        imitate=bool(batch.get("imitate", True)),
         past=_past(frames, frame_valid, state, state_valid, here) if here < times else None,
         **_labels(batch, count),
     )

@@ -45,7 +45,7 @@ def measure_queries(policy: "HybridPolicy", batch: dict[str, Any]) -> dict[str, 
 
 
 def _acting(policy: "HybridPolicy", sample: Sample, context: Context) -> dict[str, float]:
-    if sample.action is None:
+    if sample.action is None or not sample.imitate:
         return {}
     wanted = policy.embodiment.to_network(sample.action, context.state)
     modes = (mode for mode in COUPLINGS[policy.config.coupling].imagine if mode != "on_uncertainty")

@@ -108,7 +108,7 @@ class HybridPolicy(PreTrainedPolicy):
         step = int(self.train_step if self.training else sample.index[0])  # held out: always the same noise
         self._checked = True
         self.embodiment.check_statistics()
-        labelled = sample.action is not None and bool(sample.action_valid.any())
+        labelled = sample.acted and sample.imitate
         if labelled and not self._labels_checked:
             self._report_missing_labels(sample)
         row = COUPLINGS[self.config.coupling]
@@ -125,7 +125,7 @@ class HybridPolicy(PreTrainedPolicy):
                 "micro-batch holds none; use a loader that gives observation_delta_indices"
             )
         objective = Objective(self.network, self.embodiment, self.config)
-        return objective(sample, step, labelled, future)
+        return objective(sample, step, future)
 
     def _report_missing_labels(self, sample: Sample) -> None:
         """Says once what this data cannot train: auxiliary losses (a real arm knows no object positions), and

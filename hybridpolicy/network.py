@@ -70,9 +70,13 @@ class Context:
         """Each observation `count` times in a row, (B·count, …): for candidates that share it."""
         if count == 1:
             return self
+        return self.take(torch.arange(self.size, device=self.latents.device).repeat_interleave(count))
+
+    def take(self, rows: Tensor) -> "Context":
+        """The observations of numbers `rows` (N,), (N, …)."""
 
         def many(x: Tensor) -> Tensor:
-            return x.repeat_interleave(count, dim=0)
+            return x.index_select(0, rows)
 
         prefix = Prefix(
             tuple(many(k) for k in self.prefix.keys),

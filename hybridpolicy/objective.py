@@ -72,24 +72,26 @@ class Objective:
     embodiment: Embodiment
     config: HybridConfig
 
-    def __call__(self, sample: Sample, step: int, labelled: bool, future: bool) -> Part:
+    def __call__(self, sample: Sample, step: int, future: bool) -> Part:
         """Returns the loss and its parts.
 
         Args:
-            step: of the noise. labelled: actions are there to learn from. future: so are future frames.
+            step: of the noise. future: future frames are there to learn from.
         """
         config = self.config
         noise = CounterNoise(config.seed, step, sample.index)
-        plan = training_plan(config, COUPLINGS[config.coupling], noise, labelled, future)
+        plan = training_plan(
+            config, COUPLINGS[config.coupling], noise, sample.acted, future, imitate=sample.imitate
+        )
         shown = draw_shown(config, noise, sample)
         context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
         target = self.network.encode_future(sample) if future else None
-        wanted = self.embodiment.to_network(sample.action, context.state) if plan.action else None
+        wanted = self.embodiment.to_network(sample.action, context.state) if sample.acted else None
         run = TrainingPass(self.network, self.embodiment, config, sample, plan, noise, context)
         predicted = run.predict(target, wanted)
 
         parts = [(config.collapse_weight * collapse_penalty(context.online_latents), {})]
-        if plan.action:
+        if plan.action and sample.imitate:
             parts.append(self._action_part(sample, plan, predicted.chunk, wanted))
         if predicted.informed is not None:
             parts += self._informed_parts(sample, plan, wanted, *predicted.informed)

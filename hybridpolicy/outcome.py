@@ -43,20 +43,22 @@ class OutcomeHeads(nn.Module):
         super().__init__()
         self.query = nn.Parameter(torch.randn(1, width) * 0.5)
         self.out = nn.Linear(width, len(HEADS))
-        self.register_buffer("labels", torch.zeros(len(HEADS), 2, dtype=torch.int64))  # trained on: no, yes
-        self.register_buffer("chunks", torch.zeros((), dtype=torch.int64))  # samples with their chunk shown
+        # Trained on: without and with the chunk shown; answers no and yes.
+        self.register_buffer("labels", torch.zeros(2, len(HEADS), 2, dtype=torch.int64))
         self.labels: Tensor
-        self.chunks: Tensor
 
     def count(self, labels: Tensor, known: Tensor, chunk: bool) -> None:
         """Notes what is trained on: labels (B, 3) in [0, 1], known (B, 3) bool, `chunk` shown or not."""
         yes = labels > 0.5
-        self.labels += torch.stack(((known & ~yes).sum(dim=0), (known & yes).sum(dim=0)), dim=1)
-        self.chunks += len(labels) * chunk
+        self.labels[int(chunk)] += torch.stack(((known & ~yes).sum(dim=0), (known & yes).sum(dim=0)), dim=1)
 
-    def knows(self, head: str) -> bool:
-        """Whether a head has seen both answers: one that has seen one of them says nothing else."""
-        return bool((self.labels[HEADS.index(head)] > 0).all())
+    def knows(self, head: str, chunk: bool = False) -> bool:
+        """Whether a head has seen both answers: one that has seen one of them says nothing else.
+
+        chunk: with the chunk shown; else in any way.
+        """
+        shown = self.labels[1] if chunk else self.labels.sum(dim=0)
+        return bool((shown[HEADS.index(head)] > 0).all())
 
     def logits(self, streams: TwoStreams, prefix: Prefix) -> Tensor:
         """(B, 3) from what `prefix` holds."""

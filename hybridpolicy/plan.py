@@ -43,10 +43,15 @@ class TrainingPlan:
     action_sees_world: Tensor
 
 
-def _modes(row: Coupling, labelled: bool, future: bool) -> dict[str, float]:
+def _modes(row: Coupling, labelled: bool, future: bool, imitate: bool) -> dict[str, float]:
     """The training mix restricted to what the row answers and the micro-batch holds."""
     if not labelled:
         return {"video": 1.0}
+    if not imitate:  # what was done says what followed
+        told = bool(row.world_sees_action) and future
+        if told and row.world_shown == "blocks":  # between true actions, which carry no loss
+            return {"policy": 1.0}
+        return {name: MIX[name] for name in ("forward", "video")} if told else {"video": 1.0}
     if not row.generative or not future:
         return {"policy_alone": 1.0}
     if row.world_shown == "clean":  # half of the samples carry the world loss, half show A the clean future
@@ -84,19 +89,25 @@ def _action_tau(config: HybridConfig, noise: CounterNoise, clean: Tensor) -> Ten
 
 
 def training_plan(
-    config: HybridConfig, row: Coupling, noise: CounterNoise, labelled: bool, future: bool
+    config: HybridConfig,
+    row: Coupling,
+    noise: CounterNoise,
+    labelled: bool,
+    future: bool,
+    imitate: bool = True,
 ) -> TrainingPlan:
     """Draws the plan of one micro-batch.
 
     Args:
         labelled: the micro-batch has actions.
         future: it has future frames, so the world loss can be computed.
+        imitate: its actions are to be learned; False: they are only given, where W may see them.
     """
-    count = len(noise)
-    mode = _draw(_modes(row, labelled, future), noise.uniform("mode", 1)[:, 0])
+    count, modes = len(noise), _modes(row, labelled, future, imitate)
+    mode = _draw(modes, noise.uniform("mode", 1)[:, 0])
     no = torch.zeros(count, dtype=torch.bool, device=noise.device)
     show = not row.acts_without_world or noise.batch_uniform("shown") < FUTURE_SHOWN
-    shown_without_targets = not future and labelled and row.world_shown == "row" and show
+    shown_without_targets = not future and labelled and imitate and row.world_shown == "row" and show
     if shown_without_targets:
         mode = dict.fromkeys(MIX, no) | {"policy": ~no}
     world = row.generative and (future or shown_without_targets)
@@ -122,12 +133,12 @@ def training_plan(
     half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
     return TrainingPlan(
         world=world,
-        action=labelled,
+        action=labelled and set(modes) != {"video"},
         world_tau=world_tau,
         world_jitter=jitter,
         world_loss=world_loss,
         action_tau=action_tau,
-        action_loss=(action_tau < 1.0) & ~(mode["forward"] | mode["video"])[:, None],
+        action_loss=(action_tau < 1.0) & ~(mode["forward"] | mode["video"])[:, None] & imitate,
         world_visible=world_visible,
         action_visible=~mode["video"],
         world_sees_action=mode["forward"] | (half & mode["policy"]),

@@ -118,6 +118,7 @@ class Planner:
         self._queries, self._settings, self._gate = queries, settings, gate
         self._one_ms: list[float] = []
         self._each_ms: float | None = None
+        self.num_plans = self.num_candidates = 0  # made, and imagined for them, since the beginning
 
     @torch.no_grad()
     def plan(
@@ -132,8 +133,32 @@ class Planner:
                 the policy was trained to (`rtc_max_delay`). A policy that acts by inverting what it imagines
                 has no such candidate.
         """
-        started = time.perf_counter()
-        count = self.affordable()
+        if self._settings.budget_ms is not None and context.size > 1:
+            self._time_one(context, noise, goal, warm)
+        started, count = time.perf_counter(), self.affordable()
+        plan = self._best_of(count, context, noise, goal, warm)
+        if context.size == 1:
+            self._learn_pace(count, 1e3 * (time.perf_counter() - started))
+        self.num_plans += context.size
+        self.num_candidates += count * context.size
+        return plan
+
+    def _time_one(
+        self, context: Context, noise: NoiseSource, goal: Tensor | None, warm: Tensor | None
+    ) -> None:
+        """Of many observations at once, one is planned for alone: the budget is that of one arm."""
+        first = context.take(torch.zeros(1, dtype=torch.int64, device=context.latents.device))
+        goal, warm = (None if x is None else x[:1] for x in (goal, warm))
+        known = False
+        while not known:
+            known = self._each_ms is not None or self._settings.candidates == 1
+            started, count = time.perf_counter(), self.affordable()
+            self._best_of(count, first, noise, goal, warm)
+            self._learn_pace(count, 1e3 * (time.perf_counter() - started))
+
+    def _best_of(
+        self, count: int, context: Context, noise: NoiseSource, goal: Tensor | None, warm: Tensor | None
+    ) -> Plan:
         many = context.repeat(count)
         drawn = noise(many.size)
         if self._row.world_shown == "clean":
@@ -150,7 +175,6 @@ class Planner:
         flat = best + count * torch.arange(context.size, device=best.device)
         chosen = future.each(lambda x: x[flat])
         chunk = chunks[flat].masked_fill(none[:, None, None], torch.nan)
-        self._learn_pace(count, 1e3 * (time.perf_counter() - started))
         best = best.masked_fill(none, -1)
         return Plan(chunk, chosen, chunks.unflatten(0, (-1, count)), scores, best, violations)
 
@@ -173,8 +197,9 @@ class Planner:
         """(B·K, T, A) by the policy, the first of each K going on with the last plan."""
         imagine = "never" if self._row.acts_without_world else "always"
         chunks = self._queries.act(many, noise, imagine=imagine)
-        most = min(self._queries.config.rtc_max_delay, chunks.shape[1] - 1)
-        if warm is None or most < 1:
+        config = self._queries.config
+        most = min(config.rtc_max_delay, chunks.shape[1] - 1)
+        if warm is None or most < 1 or config.rtc_share == 0:  # it never learned to go on with anything
             return chunks
         given = warm.repeat_interleave(count, dim=0)[:, :most]
         going_on = self._queries.act(many, noise, imagine=imagine, clean=given)
@@ -202,8 +227,9 @@ class Planner:
         if goal is not None:
             distance = future.latents[:, -1] - goal.repeat_interleave(count, dim=0)
             return -distance.square().mean(dim=(1, 2)).unflatten(0, (-1, count))
-        knows_chunks = self._queries.config.outcome_weight > 0 and bool(self._queries.network.outcome.chunks)
-        outcome = self._queries.evaluate(many, future, chunks if knows_chunks else None)
+        judges = self._queries.config.outcome_weight > 0
+        shown = judges and self._queries.network.outcome.knows("success", chunk=True)
+        outcome = self._queries.evaluate(many, future, chunks if shown else None)
         return outcome.score(self._settings.risk, self._settings.success).unflatten(0, (-1, count))
 
     def _learn_pace(self, count: int, spent_ms: float) -> None:

@@ -75,16 +75,12 @@ class DreamVectorEnv(VectorEnv):
         self._next_seed = 0
         self._texts: list[str] = []
 
-    @property
-    def num_starts(self) -> int:
-        """How many different recorded frames episodes begin at."""
-        return len(self._episodes)
-
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begins the episodes of the seeds, else of the next seeds; options are ignored."""
-        chosen = [self._episodes[s % len(self._episodes)] for s in self._seeds(seed)]
+        seeds = self._seeds(seed)
+        chosen = [self._episodes[s % len(self._episodes)] for s in seeds]
         rows, columns = self._recorded.episode_from[chosen], self._recorded.columns
         cameras = self._world.actor.policy.config.cameras
         self._pixels = {
@@ -92,7 +88,7 @@ class DreamVectorEnv(VectorEnv):
             for name, key in cameras.items()
         }
         self._texts = [self._recorded.tasks[i] for i in columns["task_index"][rows]]
-        self._world.start(self._pixels, columns["observation.state"][rows], self._texts)
+        self._world.start(self._pixels, columns["observation.state"][rows], self._texts, seeds)
         self._judge: Judge | None = None
         if self._probe is not None:
             objects = self._probe.read(self._world.latents)

@@ -8,6 +8,7 @@ moment becomes the anchor: its latents and state, with decoded pictures for the 
 Legend as in `network`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from hybridpolicy.decoder import of_view
 from hybridpolicy.dream.checks import check_world
 from hybridpolicy.dream.kit import DreamKit
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.flow import CounterNoise
 from hybridpolicy.network import Context
+
+_DREAMING = 1 << 41  # noise counters of dreams start here, far from training and acting
 
 
 class DreamWorld:
@@ -34,12 +38,20 @@ class DreamWorld:
         self._policy, self._config = policy, policy.config
         latent_shape = (policy.config.tokens_per_view, policy.network.frames.size)
         self.kit = DreamKit.load(folder, list(policy.config.cameras), latent_shape)
+        for decoder in self.kit.decoders.values():
+            decoder.to(policy.config.device)
         self._offsets = [k for k in policy.config.world_offsets if k <= policy.config.chunk_size]
 
     @torch.no_grad()
-    def start(self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str]) -> None:
-        """Begins N episodes at real observations: {camera: (N, H, W, 3)} uint8, (N, S), N instructions."""
-        self._texts = texts
+    def start(
+        self, pixels: dict[str, np.ndarray], state: np.ndarray, texts: list[str], seeds: Sequence[int]
+    ) -> None:
+        """Begins N episodes at real observations: {camera: (N, H, W, 3)} uint8, (N, S), N instructions.
+
+        seeds: of each episode's noise; with the same seed, start and actions it is the same dream.
+        """
+        self._texts, self._ticks = texts, 0
+        self._seeds = torch.as_tensor(list(seeds), device=self._config.device)
         self._anchor = self._encode(pixels, state, None)
         self._taken: list[np.ndarray] = []
         self.latents, self.state = self._anchor.latents, np.asarray(state, np.float32)
@@ -51,7 +63,8 @@ class DreamWorld:
         held = [self._taken[-1]] * (self._config.chunk_size - len(self._taken))
         chunk = torch.from_numpy(np.stack([*self._taken, *held], axis=1)).to(self.latents.device)
         policy, anchor = self._policy, self._anchor
-        noise = policy.acting_noise(anchor.size, self.latents.device)
+        self._ticks += 1
+        noise = CounterNoise(self._config.seed, _DREAMING + self._ticks, self._seeds)
         given = policy.embodiment.from_physical(chunk, anchor.state)
         future = policy.queries.imagine(anchor, noise, actions=given)
         reached = next(i for i, offset in enumerate(self._offsets) if offset >= len(self._taken))

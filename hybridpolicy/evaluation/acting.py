@@ -222,6 +222,14 @@ class Actor:
         ]
         return left if left.shape[1] and bool(torch.isfinite(left).all()) else None
 
+    @property
+    def planning(self) -> dict[str, float] | None:
+        """Of the planner so far: {"plans", "held" (of them none passed), "mean_candidates"}; None without."""
+        if self._planner is None or not self._planner.num_plans:
+            return None
+        mean = self._planner.num_candidates / self._planner.num_plans
+        return {"plans": self.num_planned, "held": self.num_held, "mean_candidates": mean}
+
     def _physical(self, chunk: torch.Tensor) -> np.ndarray:
         physical: np.ndarray = self.postprocessor(chunk).float().cpu().numpy()
         return physical

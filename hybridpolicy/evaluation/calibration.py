@@ -11,6 +11,7 @@ from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.closed_loop import evaluate_policy
 from hybridpolicy.files import write_json
+from hybridpolicy.training.checkpoint import reseal, sealed_in
 
 CONFIG_FILE = "config.json"
 FEWEST_PLANS = 100
@@ -51,8 +52,14 @@ def calibrate_imagination(folder: str | Path, env: str, rate: float, **evaluatio
 
 
 def store_imagination(folder: Path, calibration: ImagineCalibration) -> None:
-    """Makes the policy in `folder` imagine on uncertainty from now on; config.json is whole at any moment."""
+    """Makes the policy in `folder` imagine on uncertainty from now on; config.json is whole at any moment.
+
+    A checkpoint's manifest says so, too: training can go on from it.
+    """
     path = folder / CONFIG_FILE
+    checkpoint = sealed_in(path)
     config = json.loads(path.read_text())
     config |= {"imagine": "on_uncertainty", "imagine_threshold": calibration.threshold}
     write_json(path, config)
+    if checkpoint is not None:
+        reseal(checkpoint, path)

@@ -83,8 +83,9 @@ def _run_batch(
     actor.policy.eval()
     actor.reset()
     observation, info = vector.reset(seed=list(range(seed, seed + vector.num_envs)))
-    tasks = [str(task) for task in vector.call("task")]
-    texts = [str(text) for text in vector.call("task_description")]
+    tasks = _called(vector, "task", "task")
+    texts = _called(vector, "task_description", "")
+    texts = [text or task for text, task in zip(texts, tasks, strict=True)]
     success = np.zeros(vector.num_envs, bool)
     done = np.zeros(vector.num_envs, bool)
     for _ in range(int(vector.call("_max_episode_steps")[0])):
@@ -101,6 +102,14 @@ def _run_batch(
         if done.all():
             break
     return list(zip(tasks, success.tolist(), strict=True))
+
+
+def _called(vector: Any, name: str, otherwise: str) -> list[str]:
+    """What each table calls its task; `otherwise` where environments of its type say nothing."""
+    try:
+        return [str(value) for value in vector.call(name)]
+    except AttributeError:
+        return [otherwise] * int(vector.num_envs)
 
 
 def _observed(
@@ -126,9 +135,15 @@ def _named_columns(
 
 
 def _succeeded(info: dict[str, Any], count: int) -> np.ndarray:
-    final = info.get("final_info")
-    found = info.get("is_success", final.get("is_success") if isinstance(final, dict) else None)
-    return np.zeros(count, bool) if found is None else np.asarray(found, bool)
+    """(N,) by the info of a step. What is said of an ended episode counts before that of the next one, which
+    an environment that begins again in the same step says beside it.
+    """
+    succeeded = np.zeros(count, bool)
+    for said in (info, info.get("final_info")):
+        if isinstance(said, dict) and "is_success" in said:
+            known = np.asarray(said.get("_is_success", np.ones(count, bool)), bool)
+            succeeded[known] = np.asarray(said["is_success"], bool)[known]
+    return succeeded
 
 
 def _figures(outcomes: dict[str, list[bool]]) -> dict[str, Any]:

@@ -66,18 +66,18 @@ def _look(policy: HybridPolicy, preprocessor: Preprocessor, reader: SourceReader
         future = policy.network.encode_future(sample)
         valid = frame_validity(sample.frame_valid, context, policy.config.tokens_per_view)
         parts.append((context.latents, future.latents, imagined.latents, valid))
-    return _Seen(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return _Seen(*(torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def latents_of(
     policy: HybridPolicy, preprocessor: Preprocessor, reader: SourceReader, rows: np.ndarray
 ) -> Tensor:
-    """Run-time latents (N, V·P, F) of the frames at `rows`."""
+    """Run-time latents (N, V·P, F) of the frames at `rows`, on the CPU."""
     parts = []
     for chosen in _batches(rows, 128):
         sample = present(preprocessor(reader.gather(chosen, world=False)), policy.config)
-        parts.append(policy.network.encode_context(sample, policy.embodiment).latents)
+        parts.append(policy.network.encode_context(sample, policy.embodiment).latents.cpu())
     return torch.cat(parts)
 
 

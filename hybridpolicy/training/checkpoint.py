@@ -22,6 +22,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from hybridpolicy.errors import CheckpointError
+from hybridpolicy.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,25 @@ def seal(folder: Path) -> None:
     manifest.write_text(json.dumps(entries, indent=2))
     for path in (manifest, *(path for path in folder.rglob("*") if path.is_dir()), folder):
         _sync(path)
+
+
+def sealed_in(path: Path) -> Path | None:
+    """The checkpoint whose manifest names the file `path`, or None."""
+    for folder in path.resolve().parents[:2]:
+        manifest = folder / MANIFEST_FILE
+        if manifest.is_file() and path.resolve().relative_to(folder).as_posix() in json.loads(
+            manifest.read_text()
+        ):
+            return folder
+    return None
+
+
+def reseal(folder: Path, path: Path) -> None:
+    """Renews what the manifest of checkpoint `folder` says of one of its files, changed on purpose."""
+    entries = json.loads((folder / MANIFEST_FILE).read_text())
+    name = path.resolve().relative_to(folder).as_posix()
+    entries[name] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+    write_json(folder / MANIFEST_FILE, entries)
 
 
 def verify(folder: Path) -> None:

@@ -180,6 +180,11 @@ class SourceReader:
     def has_actions(self) -> bool:
         return "action" in self._columns
 
+    @property
+    def imitated(self) -> bool:
+        """Its actions are there, and to be learned."""
+        return self.has_actions and self.source.imitate
+
     def draw_rows(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         """(count,) dataset rows of the chosen episodes, evenly or by weight, but for the onset share."""
         rows = self._all.draw(rng, count)
@@ -214,6 +219,8 @@ class SourceReader:
         if self.has_actions:
             near, batch["action_is_pad"] = self._clamp(rows, self._window.action_offsets)
             batch["action"] = self._columns["action"][near]
+            batch["imitate"] = self.source.imitate
+        if self.imitated:  # where the arm will be is a thing to do, too
             if self._window.waypoint_offsets and "observation.state" in self._columns:
                 near, _ = self._clamp(rows, self._window.waypoint_offsets)
                 batch["waypoints"] = self._columns["observation.state"][near]
@@ -254,7 +261,7 @@ class MixtureLoader:
     ) -> None:
         """`needs_future(step of the run)` says whether a batch carries the future frames; None: always.
 
-        Batches without actions always do: nothing else is to be learned from them.
+        Batches without actions to learn always do: nothing else is to be learned from them.
         """
         self.readers = list(readers)
         self.plan = plan
@@ -286,7 +293,7 @@ class MixtureLoader:
         """
         plan, reader = self.plan, self.choose(step)
         rows = reader.draw_rows(plan.stream(step, _FRAMES), plan.batch_size)[plan.rows]
-        world = not reader.has_actions or self._needs_future(plan.first_step + step)
+        world = not reader.imitated or self._needs_future(plan.first_step + step)
         goals = plan.stream(step, _GOALS).random(plan.batch_size)[plan.rows] if plan.window.goal else None
         batch = reader.gather(rows, world=world, goals=goals)
         if plan.augmentation.enabled:

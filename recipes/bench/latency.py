@@ -84,14 +84,15 @@ def _hybrid(name: str, policy: HybridPolicy, imagine: str, **facts: Any) -> Row:
     )  # fmt: skip
 
 
-def _counted(policy: HybridPolicy, call: Callable[[], object]) -> Callable[[], int]:
-    """Counts the token-forwards of one call."""
+def _counted(policy: HybridPolicy, call: Callable[[], object], calls: int = 1) -> Callable[[], int]:
+    """Counts the token-forwards of one of `calls` calls."""
     streams = policy.network.streams
 
     def tokens() -> int:
         streams.token_forwards = 0
-        call()
-        return streams.token_forwards
+        for _ in range(calls):
+            call()
+        return round(streams.token_forwards / calls)
 
     return tokens
 
@@ -115,7 +116,8 @@ def _on_demand(coupling: str) -> Row:
         policy.config.imagine_threshold = -1.0 if next(plans) % EVERY == 0 else math.inf
         return row.call()
 
-    return replace(row, facts=row.facts | {"flops": count_flops(call, EVERY)}, call=call)
+    facts = row.facts | {"flops": count_flops(call, EVERY)}
+    return replace(row, facts=facts, call=call, tokens=_counted(policy, call, EVERY))
 
 
 def explicit_row() -> Row:

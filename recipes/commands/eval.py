@@ -71,6 +71,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"in {actor.num_held} of {actor.num_planned} plans no candidate passed the gate: the arm stood")
     if args.output:
         file = Path(args.output) / "report.json"
-        write_json(file, result | {"planner": planner})
+        write_json(file, result | {"planner": planner and planner | (actor.planning or {})})
         print(f"report: {file}")
     return 0

@@ -104,6 +104,7 @@ def collect(
         found = {
             **(facts or {}),
             "settings": asdict(settings),
+            "planning": actor.planning,
             "frames": frames,
             **_figures(outcomes, happened),
         }

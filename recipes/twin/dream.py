@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from embodiments.so101.twin.foretold import Foretold
 from embodiments.so101.twin.language import COLOURS, parse
-from hybridpolicy.context import present
 from hybridpolicy.dream.checks import check_world
 from hybridpolicy.dream.kit import DreamKit, Probe
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.evaluation.world import fit_probe, probe_r2
+from hybridpolicy.evaluation.world import fit_probe, latents_of, probe_r2
 from hybridpolicy.training.config import DatasetSource
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import SourceReader, open_readers
@@ -69,17 +67,6 @@ def _readers(
     return reader, rest
 
 
-@torch.no_grad()
-def _latents(actor: Actor, reader: SourceReader, rows: np.ndarray) -> torch.Tensor:
-    """Run-time latents (N, V·P, F) at dataset rows."""
-    parts = []
-    for start in range(0, len(rows), 128):
-        raw = actor.preprocessor(reader.gather(rows[start : start + 128], world=False))
-        sample = present(raw, actor.policy.config)
-        parts.append(actor.policy.network.encode_context(sample, actor.policy.embodiment).latents)
-    return torch.cat(parts)
-
-
 def _truth(reader: SourceReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     objects, there = (reader.cache.columns[name][rows] for name in TWIN_COLUMNS)
     return objects.reshape(len(rows), -1, 2), there > 0.5
@@ -88,9 +75,15 @@ def _truth(reader: SourceReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _fit_judge(actor: Actor, fitting: SourceReader, held: SourceReader) -> Probe:
     rng = np.random.default_rng(0)
     rows = fitting.draw_rows(rng, FRAMES)
-    weights = fit_probe(_latents(actor, fitting, rows).flatten(1).numpy(), *_truth(fitting, rows))
+    weights = fit_probe(
+        latents_of(actor.policy, actor.preprocessor, fitting, rows).flatten(1).numpy(), *_truth(fitting, rows)
+    )
     checked = held.draw_rows(rng, FRAMES // 4)
-    r2 = probe_r2(weights, _latents(actor, held, checked).flatten(1).numpy(), *_truth(held, checked))
+    r2 = probe_r2(
+        weights,
+        latents_of(actor.policy, actor.preprocessor, held, checked).flatten(1).numpy(),
+        *_truth(held, checked),
+    )
     probe = Probe(weights, JUDGE, r2, {})
     return Probe(weights, JUDGE, r2, judge_real_episodes(actor, held, probe))
 
@@ -98,28 +91,44 @@ def _fit_judge(actor: Actor, fitting: SourceReader, held: SourceReader) -> Probe
 def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dict[str, float]:
     """How often the judge calls a held-out success one, and how often where another task had been asked.
 
-    {"hits", "false_alarms", "episodes"}: both are shares; the second counts tasks of the same scene.
+    {"hits", "false_alarms", "episodes"}: both are shares; the second counts tasks of the same scene. Episodes
+    that ask for a block that is not there, or for nothing the twin knows, are left out.
+
+    Raises:
+        ConfigurationError: no episode is left.
     """
     cache, hits, alarms = reader.cache, [], []
     texts = sorted(set(cache.tasks))
     for number, episode in enumerate(reader.source.episodes):
         rows = np.arange(cache.episode_from[episode], cache.episode_to[episode])
         text = cache.tasks[cache.columns["task_index"][rows[0]]]
-        objects = probe.read(_latents(actor, reader, rows))
         _, there = _truth(reader, rows)
+        if not _can_be_done(text, there[0]):
+            continue
+        objects = probe.read(latents_of(actor.policy, actor.preprocessor, reader, rows))
         state = cache.columns["observation.state"][rows]
-        others = [t for t in texts if _is_other(t, text, there[0])]
         hits.append(_succeeds(text, objects, there, state))
-        alarms.append(_succeeds(others[number % len(others)], objects, there, state))
+        others = [t for t in texts if _can_be_done(t, there[0]) and parse(t) != parse(text)]
+        if others:
+            alarms.append(_succeeds(others[number % len(others)], objects, there, state))
+    if not hits:
+        raise ConfigurationError(
+            "dream fit: no held-out episode asks for something that is there, so the judge cannot be judged; "
+            "hold out more episodes"
+        )
     return {
-        "hits": float(np.mean(hits)), "false_alarms": float(np.mean(alarms)), "episodes": float(len(hits)),
+        "hits": float(np.mean(hits)), "false_alarms": float(np.mean(alarms)) if alarms else 0.0,
+        "episodes": float(len(hits)),
     }  # fmt: skip
 
 
-def _is_other(text: str, asked: str, there: np.ndarray) -> bool:
-    """`text` asks for something else, with a block that is there."""
-    task = parse(text)
-    return task != parse(asked) and bool(there[COLOURS.index(task.colour)])
+def _can_be_done(text: str, there: np.ndarray) -> bool:
+    """`text` is a task of the twin, with a block that is there."""
+    try:
+        task = parse(text)
+    except ValueError:
+        return False
+    return bool(there[COLOURS.index(task.colour)])
 
 
 def _succeeds(text: str, objects: np.ndarray, there: np.ndarray, state: np.ndarray) -> bool:

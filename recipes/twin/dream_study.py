@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from embodiments.so101.constants import TWIN_RATE_HZ
+from embodiments.so101.twin.scenario import MAX_STEPS, Scenario
 from embodiments.so101.twin.variation import Variation
-from hybridpolicy.dream.configuration_env import DreamEnvConfig
-from hybridpolicy.dream.vector_env import DreamVectorEnv
+from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.dream.vector_env import PRESENT, DreamVectorEnv
+from hybridpolicy.dream.world import DreamWorld
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.files import write_json
 from hybridpolicy.stats import spearman
+from hybridpolicy.training.cache import FrameCache
 from recipes.job import git_revision, machine
 from recipes.twin import suites
 
@@ -90,15 +95,30 @@ def imagined_success(actor: Actor, env: DreamVectorEnv, episodes: int) -> list[b
     return outcomes[:episodes]
 
 
+def first_frames(scenarios: Sequence[Scenario], config: HybridConfig) -> FrameCache:
+    """What the twin shows at the start of every scenario, as one recorded frame each."""
+    env = SO101TwinVectorEnv(len(scenarios), image_size=config.image_size[0], workers=0)
+    try:
+        observation, info = env.reset(options={"scenarios": list(scenarios)})
+    finally:
+        env.close()
+    rows, texts = np.arange(len(scenarios)), [scenario.instruction for scenario in scenarios]
+    return FrameCache(
+        path=Path(), source=Path("the twin's scenes"), fps=TWIN_RATE_HZ, tasks=texts,
+        frames={key: observation["pixels"][name].transpose(0, 3, 1, 2)
+                for name, key in config.cameras.items()},
+        columns={"index": rows, "task_index": rows, "observation.state": observation["agent_pos"],
+                 PRESENT: info["present"].astype(np.float32)},
+        episode_from=rows, episode_to=rows + 1,
+    )  # fmt: skip
+
+
 def run_study(
     world: Path,
     policies: Sequence[Path],
-    dataset: Path,
     output: Path,
     *,
     episodes: int,
-    first_episode: int,
-    cache_dir: Path,
     judge: str,
     progress: Any,
     workers: int = 2,
@@ -108,24 +128,21 @@ def run_study(
     `workers`: processes that simulate; 0 for none but this one.
 
     Raises:
-        ConfigurationError, QueryError, CheckpointError: what cannot be dreamt in; see `DreamEnvConfig`.
+        ConfigurationError, QueryError, CheckpointError: what cannot be dreamt in; see `DreamVectorEnv`.
     """
     actors = weakened(policies)
     if len(actors) < FEWEST_POLICIES:
         raise ConfigurationError(f"dream study: {len(actors)} policies; needs {FEWEST_POLICIES} or more")
-    config = DreamEnvConfig(
-        world=str(world), dataset=str(dataset), first_episode=first_episode, judge=judge,
-        cache_dir=str(cache_dir),
-    )  # fmt: skip
-    env = config.create_envs(min(BATCH, episodes))["dream"][0]
-    assert isinstance(env, DreamVectorEnv)
     scenarios = suites.draw_suites(episodes, 0, 0, 0, 0, Variation()).success
+    dreamt = DreamWorld(world)
+    starts = first_frames(scenarios, dreamt.actor.policy.config)
+    env = DreamVectorEnv(min(BATCH, episodes), dreamt, starts, range(episodes), MAX_STEPS, judge)
     rows = []
     with progress("policies, on the twin and in the dream", len(actors), "policies") as bar:
         for actor in actors:
             true = [bool(p.success[0]) for p in suites.play(actor, scenarios, workers=workers)]
             actor.reset()
-            imagined = imagined_success(actor, env, min(episodes, env.num_starts))
+            imagined = imagined_success(actor, env, episodes)
             rows.append({"policy": actor.name, "true": suites.rate(true), "imagined": suites.rate(imagined)})
             bar.advance()
     study = {

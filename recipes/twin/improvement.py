@@ -1,9 +1,9 @@
 """Self-improvement on the twin: collect → train heads → weigh → retrain → plan, round after round.
 
-A round lets the last policy loose on scenes of its own and keeps failures. First the outcome heads learn
-from all rollouts so far, unweighted, without imitating them. Then each of their frames gets its advantage
-weight (`hybridpolicy.training.advantage`), once, and the policy learns from demonstrations, whose frames
-weigh 1, and from rollouts by weight. What is there already is not done again.
+A round lets the last policy loose on scenes of its own and keeps failures. First outcome heads and world
+prior learn from all rollouts so far, unweighted, without imitating them. Then each of their frames gets its
+advantage weight (`hybridpolicy.training.advantage`), once, and the policy learns from demonstrations, whose
+frames weigh 1, and from rollouts by weight. What is there already is not done again.
 """
 
 import json
@@ -70,15 +70,18 @@ def run_improvement(
             first source are demonstrations. budget: of its data.
     """
     config = replace(config, seed=seed, policy=replace(config.policy, seed=seed))
+    collections = [
+        CollectSettings(plan.rollouts, plan.rounds * seed + number, noise=plan.noise)
+        for number in range(plan.rounds)
+    ]
     record(output / "data", budget, variation, seed, progress)
     policy = train(config).policy_path
     held_out = draw_scenarios(plan.evaluate, suites.SEED, suites.FAMILIES, variation)
     rounds = [{"round": 0, **_evaluated(policy, held_out, plan, output / "round0", progress)}]
     rollouts: list[Path] = []
-    for number in range(1, plan.rounds + 1):
+    for number, settings in enumerate(collections, start=1):
         folder = output / f"round{number}"
         rollouts.append(folder / "rollouts")
-        settings = CollectSettings(plan.rollouts, 1000 * seed + number, noise=plan.noise)
         collected = _collected(policy, rollouts[-1], settings, variation, progress)
         policy, weights = _improved(config, policy, rollouts, plan, folder)
         evaluated = _evaluated(policy, held_out, plan, folder, progress)
@@ -115,14 +118,14 @@ def _improved(
     # A demonstration says nothing of how the policy's own tries end.
     demonstrations = replace(config.stages[-1].sources[0], weight=1.0 - HEADS_SHARE, outcomes="")
     shown = [
-        DatasetSource(str(root), weight=HEADS_SHARE / len(rollouts), drop=("action",),
+        DatasetSource(str(root), weight=HEADS_SHARE / len(rollouts), imitate=False,
                       embodiment=demonstrations.embodiment, outcomes="recorded",
                       episodes=tuple(range(plan.rollouts - plan.rollouts // HELD_OUT)))
         for root in rollouts
     ]  # fmt: skip
     heads = train(_continued(config, policy, "heads", plan.head_samples, [demonstrations, *shown], folder))
     actor = Actor.load(heads.policy_path)
-    recorded = [replace(source, drop=()) for source in shown]
+    recorded = [replace(source, imitate=True) for source in shown]
     size = config.policy.image_size
     demonstrated, *readers = open_readers(
         [demonstrations, *recorded], policy_window(config.policy), Path(config.cache_dir),
@@ -131,8 +134,9 @@ def _improved(
     files, sums, every = [], [], []
     for number, reader in enumerate(readers, start=1):
         file = folder / f"weights{number}.npy"
-        weights = advantage_weights(actor.policy, actor.preprocessor, reader, plan.beta, plan.limit)
-        np.save(file, weights)
+        if not file.is_file():  # another machine would find the last digits different, and so another run
+            np.save(file, advantage_weights(actor.policy, actor.preprocessor, reader, plan.beta, plan.limit))
+        weights = np.load(file)
         files.append(str(file))
         every.append(weights[reader.rows])
         sums.append(float(every[-1].sum()))

@@ -41,7 +41,7 @@ def fit_decoder(
     rows = np.unique(reader.draw_rows(rng, frames))
     for start in range(0, len(rows), 128):
         raw = reader.gather(rows[start : start + 128], world=False)
-        latents.append(_view_latents(policy, preprocessor, raw, camera))
+        latents.append(_view_latents(policy, preprocessor, raw, camera).cpu())
         pictures.append(raw[key][:, 0])
     return train_decoder(torch.cat(latents), torch.cat(pictures), steps=steps)
 
@@ -71,7 +71,7 @@ def future_strips(
     real = policy.network.encode_future(sample).latents
     rows_of = {}
     for name, latents in (("imagined", imagined), ("decoded_real", real)):
-        view = of_view(latents, context.cameras, camera, config.tokens_per_view)
+        view = of_view(latents, context.cameras, camera, config.tokens_per_view).cpu()
         pictures = decoder(view.flatten(0, 1)) * 255.0
         rows_of[name] = (
             pictures.byte().view(*view.shape[:2], *pictures.shape[1:]).permute(0, 1, 3, 4, 2).numpy()

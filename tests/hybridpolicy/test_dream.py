@@ -104,7 +104,7 @@ def test_a_step_is_what_the_world_stream_foretells_under_the_actions(dream):
         held = torch.from_numpy(np.stack([*actions[:count], *[actions[count - 1]] * (4 - count)], axis=1))
         mean, std = policy.embodiment.action_mean, policy.embodiment.action_std
         with torch.no_grad():
-            noise = policy.acting_noise(2, torch.device("cpu"))
+            noise = policy.acting_noise(2, torch.device("cpu"))  # of no consequence: the world regresses
             expected = policy.queries.imagine(anchor, noise, actions=(held - mean) / std)
         offset = 0 if count <= 2 else 1  # world_offsets are 2 and 4
         torch.testing.assert_close(world.latents, expected.latents[:, offset], rtol=1e-4, atol=1e-4)
@@ -116,6 +116,22 @@ def test_a_step_is_what_the_world_stream_foretells_under_the_actions(dream):
     torch.testing.assert_close(world._anchor.latents, normalise_latents(world.latents))
     kept = policy.embodiment.denormalise_state(world._anchor.state)
     np.testing.assert_allclose(kept, world.state, rtol=1e-4)
+
+
+def test_a_dream_is_a_function_of_its_seed_and_the_actions(dream):
+    env = dream(2, world_law="flow", world_steps=2)
+    actions = np.tile(START, (2, 1))
+
+    def dreamt(seeds):
+        env.reset(seed=seeds)
+        env.step(actions)
+        return env._world.latents.clone()
+
+    first = dreamt([0, 4])
+    assert torch.equal(dreamt([0, 4]), first)
+    swapped = dreamt([4, 0])  # whatever place an episode has in the batch
+    torch.testing.assert_close(swapped.flip(0), first)
+    assert not torch.allclose(dreamt([3, 1]), first)  # the same two starts, other dreams
 
 
 def test_what_is_shown_is_the_decoded_moment_and_depends_on_the_actions(dream):

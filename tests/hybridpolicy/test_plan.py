@@ -53,10 +53,10 @@ EXPECTED = {
 
 @pytest.fixture
 def plan_of(make_config):
-    def plan(coupling, labelled=True, future=True, step=3, **fields):
+    def plan(coupling, labelled=True, future=True, step=3, imitate=True, **fields):
         config = make_config(coupling=coupling, **fields)
         noise = CounterNoise(0, step, torch.arange(NUM_SAMPLES))
-        return training_plan(config, COUPLINGS[coupling], noise, labelled, future)
+        return training_plan(config, COUPLINGS[coupling], noise, labelled, future, imitate)
 
     return plan
 
@@ -150,3 +150,17 @@ def test_future_micro_batches_come_in_their_share(make_policy):
     needed = [policy.needs_future(step) for step in range(2000)]
     assert sum(needed) / 2000 == pytest.approx(0.25, abs=0.03)
     assert not any(make_policy(coupling="vla").needs_future(step) for step in range(20))
+
+
+@pytest.mark.parametrize("coupling", [row.name for row in COUPLINGS.values() if row.generative])
+def test_actions_not_to_be_imitated_only_say_what_followed(plan_of, coupling):
+    plan = plan_of(coupling, imitate=False)
+    assert not bool(plan.action_loss.any())
+    assert bool(plan.world_loss.all())
+    told = COUPLINGS[coupling].world_sees_action > 0
+    assert plan.action is told
+    if coupling == "joint":
+        assert float(plan.world_sees_action.float().mean()) == pytest.approx(
+            0.6, abs=0.02
+        )  # forward : video as ever
+        assert torch.equal(plan.world_sees_action, (plan.action_tau == 1.0).all(dim=1))

@@ -167,12 +167,41 @@ def test_weights_decide(planning, monkeypatch):
         Planner(policy.queries, PlannerSettings(3, risk=2.0))
     labels = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     policy.network.outcome.count(labels, torch.ones(2, 3, dtype=torch.bool), chunk=False)
+    assert policy.network.outcome.knows("risk")
     monkeypatch.setattr(type(policy.queries), "evaluate", lambda *_: fixed)
     chosen = [
         Planner(policy.queries, PlannerSettings(3, risk=risk_weight, success=1.0)).plan(context, noise).chosen
         for risk_weight in (0.0, 2.0)
     ]
     assert [c.tolist() for c in chosen] == [[0, 0], [1, 1]]
+
+
+def test_the_chunk_is_shown_to_heads_that_saw_both_answers_with_one(planning, monkeypatch):
+    """Demonstrations alone all succeed: with a chunk beside them, the heads know no failure."""
+    policy, context, noise = planning()
+    asked = []
+    evaluate = type(policy.queries).evaluate
+
+    def listening(queries, context, future=None, actions=None):
+        asked.append(actions is not None)
+        return evaluate(queries, context, future, actions)
+
+    monkeypatch.setattr(type(policy.queries), "evaluate", listening)
+    known = torch.ones(2, 3, dtype=torch.bool)
+    for labels, chunk in ((torch.ones(2, 3), True), (torch.zeros(2, 3), False), (torch.zeros(2, 3), True)):
+        policy.network.outcome.count(labels, known, chunk)
+        Planner(policy.queries, PlannerSettings(3)).plan(context, noise)
+    assert asked == [False, False, True]
+
+
+def test_a_policy_that_never_went_on_is_not_made_to(planning):
+    """Without rtc_share the network was never shown actions that were taken over."""
+    for share, goes_on in ((0.1, True), (0.0, False)):
+        policy, context, noise = planning(rtc_share=share)
+        warm = torch.full((2, 3, 4), 0.3)
+        plan = Planner(policy.queries, PlannerSettings(3)).plan(context, noise, warm=warm)
+        taken = (plan.candidates[:, 0, :2] - 0.3).abs().max() < 1e-6
+        assert bool(taken) is goes_on
 
 
 def test_a_goal_picture_needs_no_heads(planning):
@@ -194,8 +223,13 @@ def test_the_last_plan_is_a_candidate(planning):
     assert not torch.equal(plan.candidates[:, 1, :2], warm)
 
 
+def alone(context):
+    return context.take(torch.tensor([0]))
+
+
 def test_a_budget_bounds_the_candidates(planning, monkeypatch):
-    policy, context, noise = planning()
+    policy, both, noise = planning()
+    context = alone(both)
     planner = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=10.0))
     clock = {"now": 0.0, "last": 1}
 
@@ -211,10 +245,16 @@ def test_a_budget_bounds_the_candidates(planning, monkeypatch):
     assert unbounded.affordable() == 16
     hopeless = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=1e-6))
     assert [hopeless.plan(context, noise).candidates.shape[1] for _ in range(4)] == [1, 1, 2, 1]
+    together = Planner(policy.queries, PlannerSettings(candidates=16, budget_ms=10.1))
+    planner, clock["now"] = together, 0.0  # the pace is that of one observation alone
+    counts = [together.plan(both, noise).candidates.shape[1] for _ in range(4)]
+    assert counts == [9, 9, 9, 9]
+    assert (together.num_plans, together.num_candidates) == (8, 72)
 
 
 def test_one_slow_plan_does_not_end_planning(planning, monkeypatch):
-    policy, context, noise = planning()
+    policy, both, noise = planning()
+    context = alone(both)
     planner = Planner(policy.queries, PlannerSettings(candidates=4, budget_ms=20.0))
     clock, counts = {"now": 0.0}, []
 

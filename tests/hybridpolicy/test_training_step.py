@@ -146,6 +146,26 @@ def test_action_free_video_trains_the_world_only(make_policy, make_batch, coupli
     assert all(p.grad is None for name, p in policy.named_parameters() if ".streams.action" in name)
 
 
+@pytest.mark.parametrize("coupling", [row.name for row in COUPLINGS.values() if row.generative])
+def test_what_is_not_to_be_imitated_teaches_what_follows(make_policy, make_batch, coupling):
+    """W may see what was done; what is to be done is learned from nothing of it."""
+    policy = make_policy(coupling=coupling).train()
+    batch = make_batch(32) | {"imitate": False}
+    other = batch | {"action": torch.randn_like(batch["action"])}
+    losses = []
+    for one in (batch, other):
+        policy.zero_grad()
+        loss, report = policy.forward(one)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        assert "world_loss" in report
+        assert "action_loss" not in report
+        reached = policy.embodiment.action_out.weight.grad
+        assert reached is None or not bool(reached.any())
+    told = COUPLINGS[coupling].world_sees_action > 0
+    assert (losses[0] != losses[1]) is told
+
+
 @pytest.mark.parametrize("absent", ["camera", "state", "text", "blank text", "everything but one camera"])
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_what_is_absent_is_absent(make_policy, make_batch, coupling, absent):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -67,3 +68,56 @@ def test_a_named_column_of_the_environment_is_given_and_nothing_else(make_policy
         chunks = [actor.chunk(pixels, state, ["touch the red block"] * 2, other) for other in (extra, None)]
         assert np.abs(chunks[0] - chunks[1]).max() > 1e-4, "the policy goes by it"
         assert torch.isfinite(torch.from_numpy(chunks[0])).all()
+
+
+class TwoSteps(gymnasium.Env):
+    """An arm that succeeds in its second step, or never; it says nothing of its task."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "pixels": gymnasium.spaces.Dict(
+                {name: gymnasium.spaces.Box(0, 255, (32, 32, 3), np.uint8) for name in ("front", "wrist")}
+            ),
+            "agent_pos": gymnasium.spaces.Box(-200, 200, (6,), np.float32),
+        }
+    )
+    action_space = gymnasium.spaces.Box(-200, 200, (6,), np.float32)
+    _max_episode_steps = 4
+
+    def _now(self):
+        return {name: space.sample() for name, space in self.observation_space.items()}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.able, self.steps = bool((seed or 0) % 2), 0
+        return self._now(), {"is_success": False}
+
+    def step(self, action):
+        self.steps += 1
+        won = self.able and self.steps == 2
+        return self._now(), float(won), won, self.steps == 4, {"is_success": won}
+
+
+@EnvConfig.register_subclass("two_steps")
+@dataclasses.dataclass
+class TwoStepsConfig(EnvConfig):
+    fps: int = 10
+    task: str | None = None
+    features: dict = dataclasses.field(default_factory=dict)
+    features_map: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def gym_kwargs(self):
+        return {}
+
+    def create_envs(self, n_envs, use_async_envs=False):
+        mode = gymnasium.vector.AutoresetMode.SAME_STEP  # as LeRobot makes its own
+        made = gymnasium.vector.SyncVectorEnv([TwoSteps] * n_envs, autoreset_mode=mode)
+        return {"two_steps": {0: made}}
+
+
+def test_an_environment_that_begins_again_in_the_same_step_is_counted_right(make_policy_folder):
+    """And one that says nothing of its task is played all the same."""
+    result = closed_loop.evaluate_policy(make_policy_folder(), "two_steps", episodes=6, seed=0)
+    assert result["success"]["rate"] == pytest.approx(0.5)
+    assert list(result["success"]["by_task"]) == ["task"]

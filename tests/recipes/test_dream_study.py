@@ -106,14 +106,13 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
     assert fitted["probe"]["episodes"] == 2
     assert 0 <= fitted["probe"]["false_alarms"] <= fitted["probe"]["hits"] <= 1
     path = dream_study.run_study(
-        policy, [policy], data, tmp_path / "out", episodes=3, first_episode=4, cache_dir=tmp_path / "cache",
-        judge="auto", progress=quiet, workers=0,
+        policy, [policy], tmp_path / "out", episodes=3, judge="auto", progress=quiet, workers=0
     )  # fmt: skip
     study = json.loads(path.read_text())
     assert study["judge"] == "probe"
     assert [row["policy"] for row in study["policies"]] == [f"as trained, {policy}", "noise 30"]
     for row in study["policies"]:
-        assert (row["true"]["episodes"], row["imagined"]["episodes"]) == (3, 2)  # two starts are held out
+        assert (row["true"]["episodes"], row["imagined"]["episodes"]) == (3, 3)
     assert study["plainly"]
     other = stock_act(tmp_path / "act")
     lerobot_eval = Path(sys.executable).with_name("lerobot-eval")

@@ -8,6 +8,7 @@ import pytest
 
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.training.checkpoint import verify
 from recipes.arm.deploy import deploy_on_twin as deploy
 from recipes.commands import main
 from recipes.commands.progress import progress
@@ -85,8 +86,9 @@ def test_running_it_again_goes_on_from_what_is_there(finished):
 
 def test_a_calibrated_policy_imagines_on_demand(finished, tmp_path, capsys):
     output, _, _ = finished
-    policy = tmp_path / "policy"
-    shutil.copytree(output / "train" / "checkpoints" / "last" / "pretrained_model", policy)
+    checkpoint = tmp_path / "000000064"
+    shutil.copytree((output / "train" / "checkpoints" / "last").resolve(), checkpoint)
+    policy = checkpoint / "pretrained_model"
     asked = ["calibrate", "--policy", str(policy), "--env", "so101_twin", "--imagine-rate", "0.25"]
     assert main([*asked, "--episodes", "9", "--dry-run"]) == 0
     assert json.loads((policy / "config.json").read_text())["imagine"] == "never"
@@ -96,6 +98,7 @@ def test_a_calibrated_policy_imagines_on_demand(finished, tmp_path, capsys):
     config = json.loads((policy / "config.json").read_text())
     assert config["imagine"] == "on_uncertainty"
     assert config["imagine_threshold"] == shown["imagine_threshold"] > 0
+    verify(checkpoint)  # training can go on from it
     assert shown["plans"] >= 100
     actor = Actor.load(policy)
     assert actor.policy.config.imagine == "on_uncertainty"

@@ -1,11 +1,11 @@
 """Compare success in the dream with success on the simulated arm.
 
 At least 16 policies of different quality are made of those given: as trained, with noise on their actions,
-with shortened motion, with a shifted joint. Each plays on the twin and in the dream; the report says how well
-the two agree. Give several checkpoints, the best one last.
+with shortened motion, with a shifted joint. Each plays the same scenes on the twin and in the dream, and the
+report says how well the two agree. Give several checkpoints, the best one last.
 
 Examples:
-  hybridpolicy dream study --policy path/to/pretrained_model --dataset path/to/demonstrations
+  hybridpolicy dream study --policy path/to/pretrained_model
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `dream study`."""
     parser.add_argument("--policy", required=True, nargs="+", metavar="DIR", help="pretrained_model folders")
     parser.add_argument("--world", metavar="DIR", help="the policy that imagines; default: the last of them")
-    parser.add_argument("--dataset", required=True, metavar="DIR", help="recordings that dreams begin from")
-    parser.add_argument("--first-episode", type=int, default=0, metavar="N", help="of those; default: 0")
     parser.add_argument("--episodes", type=int, default=96, help="per policy; default: %(default)s")
     parser.add_argument("--judge", choices=("auto", "outcome", "probe"), default="auto",
                         help="default: %(default)s")  # fmt: skip
-    parser.add_argument("--cache-dir", default="outputs/cache", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--output", default="outputs/dream_study", metavar="DIR", help="default: %(default)s")
 
 
@@ -36,11 +33,8 @@ def run(args: argparse.Namespace) -> int:
     path = run_study(
         Path(args.world or args.policy[-1]),
         [Path(folder) for folder in args.policy],
-        Path(args.dataset),
         Path(args.output),
         episodes=args.episodes,
-        first_episode=args.first_episode,
-        cache_dir=Path(args.cache_dir),
         judge=args.judge,
         progress=progress,
     )

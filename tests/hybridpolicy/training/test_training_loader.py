@@ -88,6 +88,17 @@ def test_waypoints_are_later_states_and_stay_in_the_episode(video_dataset, tmp_p
     assert "waypoints" not in plain.gather(rows, world=False)
 
 
+def test_what_is_not_to_be_imitated_keeps_its_actions_and_loses_its_aims(video_dataset, tmp_path):
+    source = DatasetSource(str(video_dataset), imitate=False)
+    reader = open_readers([source], Window((0, 1), (0,), (2,), (2,)), tmp_path)[0]
+    batch = reader.gather(reader.cache.episode_from, world=False)
+    assert batch["imitate"] is False
+    assert "action" in batch
+    assert not [key for key in batch if key == "waypoints" or key.startswith("ahead.")]
+    loader = MixtureLoader([reader], BatchPlan(Window((0, 1), (0,)), 2), lambda step: False)
+    assert loader.batch(0)[CAMERAS[0]].shape[1] == 2  # the future is what is left to learn
+
+
 def test_frames_ahead_stay_in_the_episode_and_change_as_the_context_frame_does(video_dataset, tmp_path):
     source = DatasetSource(str(video_dataset))
     reader = open_readers([source], Window((0, 1), (0,), (), (2, 50)), tmp_path)[0]

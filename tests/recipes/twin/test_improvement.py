@@ -58,15 +58,15 @@ def test_every_round_says_what_succeeded_and_failed(finished):
 def test_heads_see_rollouts_without_their_actions_and_the_policy_sees_them_weighed(finished):
     output = finished[0] / "round1"
     heads = load_recipe(output / "heads/checkpoints/last/pretrained_model").stages[0].sources
-    assert [(s.drop, s.outcomes, s.frame_weights) for s in heads] == [
-        ((), "", None),
-        (("action",), "recorded", None),
+    assert [(s.imitate, s.outcomes, s.frame_weights) for s in heads] == [
+        (True, "", None),
+        (False, "recorded", None),
     ]
     acted = load_recipe(output / "policy/checkpoints/last/pretrained_model")
-    assert [(s.drop, s.outcomes, bool(s.frame_weights)) for s in acted.stages[0].sources] == [
-        ((), "", False),
-        ((), "", True),
-        (("action",), "recorded", False),
+    assert [(s.imitate, s.outcomes, bool(s.frame_weights)) for s in acted.stages[0].sources] == [
+        (True, "", False),
+        (True, "", True),
+        (False, "recorded", False),
     ]
     assert sum(s.weight for s in acted.stages[0].sources) == pytest.approx(1.0)
     before = (output / "heads/checkpoints/last/pretrained_model").resolve()
