@@ -175,7 +175,14 @@ class HybridConfig(PreTrainedConfig):
         check_declaration(self)
 
     def check_threshold(self, imagine: str) -> None:
-        """Raises `ConfigurationError` if `imagine` needs a threshold and there is none."""
+        """Raises `ConfigurationError` if `imagine` needs a threshold and there is none, or never doubts."""
+        overlap = self.action_law == "flow" or self.n_action_steps < self.chunk_size
+        if imagine == "on_uncertainty" and not overlap:
+            raise ConfigurationError(
+                f"hybrid: imagine = on_uncertainty with n_action_steps = chunk_size = {self.chunk_size}: a "
+                "plan is held against what the last one promised, and nothing is left of it; lower "
+                "n_action_steps"
+            )
         if imagine == "on_uncertainty" and not (self.imagine_threshold or 0.0) > 0.0:
             raise ConfigurationError(
                 f"hybrid: imagine = on_uncertainty with imagine_threshold = {self.imagine_threshold}; it "

@@ -5,6 +5,8 @@
 σ = 1 is a flow, σ = 0 with τ in {0, 1} is masked regression in one step. One code path serves both.
 """
 
+from copy import copy
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,6 +47,12 @@ class CounterNoise:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def take(self, rows: Tensor) -> "CounterNoise":
+        """The noise of the samples of numbers `rows` (N,)."""
+        chosen = copy(self)
+        chosen._rows = self._rows[rows.cpu().numpy()]
+        return chosen
 
     def _bits(self, stream: str, shape: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
         name = np.frombuffer(stream.encode().ljust(8, b"\0")[:8], np.uint64)

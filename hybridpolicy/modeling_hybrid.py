@@ -18,6 +18,7 @@ from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
 from hybridpolicy.context import Sample, check_normalised, num_given, present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset
+from hybridpolicy.doubt import disagreement, sample_spread
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import CheckpointError, ConfigurationError, NonFiniteError
 from hybridpolicy.fingerprint import fingerprint
@@ -188,7 +189,7 @@ class HybridPolicy(PreTrainedPolicy):
         self._acts = 0
         self._memory = Memory(self.config.past_offsets)
         self._last_plan: Tensor | None = None
-        self.last_disagreement: Tensor | None = None  # (B,) of the last plan with the one before
+        self.last_doubt: Tensor | None = None  # (B,) of the last plan, where a future is on demand
         self.last_imagined: Tensor | None = None  # (B,) bool: the last plan was made with a future
         self._rate.restart()
 
@@ -257,12 +258,16 @@ class HybridPolicy(PreTrainedPolicy):
         noise = self.acting_noise(context.size, context.latents.device)
         on_demand = self.config.imagine == "on_uncertainty"
         chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
-        self.last_disagreement = self.disagreement(chunk, elapsed, 0 if clean is None else clean.shape[1])
+        given = 0 if clean is None else clean.shape[1]
+        self.last_doubt = self._doubt(chunk, context, noise, elapsed, given) if on_demand else None
         self._last_plan = chunk  # where a future is on demand: as planned without one
         always = self.config.imagine == "always"
         self.last_imagined = torch.full((len(chunk),), always, dtype=torch.bool, device=chunk.device)
-        if on_demand:
-            chunk = self._imagine_where_doubtful(chunk, context, noise, clean)
+        if self.last_doubt is not None:
+            self.last_imagined = self.last_doubt > self.config.imagine_threshold
+            if bool(self.last_imagined.any()):
+                imagined = self._act(context, noise, clean, "always")
+                chunk = torch.where(self.last_imagined[:, None, None], imagined, chunk)
         if not bool(torch.isfinite(chunk).all()):
             raise NonFiniteError(
                 "hybrid: the chunk holds NaN or infinity; look at the cameras and at the state"
@@ -273,26 +278,14 @@ class HybridPolicy(PreTrainedPolicy):
         chunk = self.queries.act(context, noise, imagine=imagine, clean=clean)
         return self.embodiment.to_pipeline(chunk, context.state)
 
-    def _imagine_where_doubtful(
-        self, chunk: Tensor, context: Context, noise: CounterNoise, clean: Tensor | None
-    ) -> Tensor:
-        """Plans again, with a future, where the plan breaks with what the last one promised."""
-        self.last_imagined = doubtful = self.last_disagreement > self.config.imagine_threshold
-        if not bool(doubtful.any()):
-            return chunk
-        return torch.where(doubtful[:, None, None], self._act(context, noise, clean, "always"), chunk)
-
-    def disagreement(self, chunk: Tensor, elapsed: int | None = None, given: int = 0) -> Tensor:
-        """(B,) mean distance of a chunk from the last plan for the same moments, pipeline units; 0 at first.
-
-        A plan that is torn up at every look is a situation the policy does not understand. `elapsed`: control
-        ticks since that plan; None: `n_action_steps`. `given`: first actions that were taken over from it.
-        """
-        ahead, last = self.config.n_action_steps if elapsed is None else elapsed, self._last_plan
-        until = chunk.shape[1] - ahead
-        if last is None or last.shape != chunk.shape or given >= until:
-            return torch.zeros(len(chunk), device=chunk.device)
-        return (chunk[:, given:until] - last[:, ahead + given :]).abs().mean(dim=(1, 2))
+    def _doubt(
+        self, chunk: Tensor, context: Context, noise: CounterNoise, elapsed: int | None, given: int
+    ) -> Tensor | None:
+        """(B,) pipeline units, what `imagine_threshold` is of; None where there is nothing to go by yet."""
+        if self.config.action_law == "flow":
+            return sample_spread(self.queries, context, noise)
+        ahead = self.config.n_action_steps if elapsed is None else elapsed
+        return None if self._last_plan is None else disagreement(chunk, self._last_plan, ahead, given)
 
     def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
         left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over

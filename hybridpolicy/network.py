@@ -130,7 +130,7 @@ class HybridNetwork(nn.Module):
         self.view_position = nn.ParameterDict({name: _positions(2, tokens, width) for name in cameras})
         self.goal_position = _positions(config.goal_tokens, width)
         self.state_position = _positions(width)
-        self.latent_future_in = nn.Linear(size, width)
+        self.latent_future_in = nn.Linear(2 * size, width)
         self.latent_out = nn.Linear(width, size)
         self.offset_position = _positions(len(config.world_offsets), width)
         self.latent_mask = nn.Parameter(torch.zeros(size))
@@ -299,6 +299,12 @@ class HybridNetwork(nn.Module):
     ) -> Tensor:
         """Future x, of the offsets from number `first` on, at flow time tau (B,), → (B, Nw, D)."""
         views = torch.cat([self.view_position[name][0] for name in context.cameras])
+
+        def with_change(then: Tensor, now: Tensor) -> Tensor:
+            """Beside what will be, how it differs from now: nothing, where nothing is known of it yet."""
+            return torch.cat((then, (then - now) * tau.view(-1, *[1] * (then.ndim - 1))), dim=-1)
+
+        x = x.beside(context.now, with_change)
         parts = [self.latent_future_in(x.latents) + views]
         if x.state is not None:
             parts.append((embodiment.state_future_in(x.state) + self.state_position).unsqueeze(2))

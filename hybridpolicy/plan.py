@@ -12,9 +12,10 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import Coupling
 from hybridpolicy.flow import CounterNoise
 
-# policy, policy with W absent, forward (A clean), inverse (W clean), video (A absent)
+# Of labelled samples: policy, policy with W absent, forward (A clean), inverse (W clean), video (A absent).
 MIX = {"policy": 0.50, "policy_alone": 0.15, "forward": 0.15, "inverse": 0.10, "video": 0.10}
 FUTURE_SHOWN = 0.5  # share of micro-batches without targets on which A still sees the W row
+MOST_GIVEN = 0.7  # of a micro-batch with targets may be forward or inverse
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ class TrainingPlan:
     action_sees_world: Tensor
 
 
-def _modes(row: Coupling, labelled: bool, future: bool, imitate: bool) -> dict[str, float]:
-    """The training mix restricted to what the row answers and the micro-batch holds."""
+def _modes(row: Coupling, labelled: bool, future: bool, imitate: bool, share: float) -> dict[str, float]:
+    """The training mix restricted to what the row answers and the micro-batch holds.
+
+    share: of micro-batches that hold a future.
+    """
     if not labelled:
         return {"video": 1.0}
     if not imitate:  # what was done says what followed
@@ -56,11 +60,17 @@ def _modes(row: Coupling, labelled: bool, future: bool, imitate: bool) -> dict[s
         return {"policy_alone": 1.0}
     if row.world_shown == "clean":  # half of the samples carry the world loss, half show A the clean future
         return {"policy_alone": 0.5, "inverse": 0.5}
-    names = ["policy", "video"]
-    if row.world_shown == "row":  # blocks are given clean to one another anyway
-        names += ["policy_alone"] * row.acts_without_world + ["inverse"] * row.inverse
-        names += ["forward"] * bool(row.world_sees_action)
-    return {name: MIX[name] for name in names}
+    if row.world_shown != "row":  # blocks are given clean to one another anyway
+        return {name: MIX[name] for name in ("policy", "video")}
+    # What only a true future can teach comes from the micro-batches that carry one: the fewer there are, the
+    # more of it each holds. Acting without W is learned from the others, too.
+    given = {"forward": MIX["forward"] * bool(row.world_sees_action), "inverse": MIX["inverse"] * row.inverse}
+    share = max(share, 1e-6)  # a held-out batch holds one also where none is trained on
+    most = min(1.0 / share, MOST_GIVEN / max(sum(given.values()), 1e-9))
+    modes = {name: most * part for name, part in given.items()}
+    alone = MIX["policy_alone"] - (1.0 - share) * (1.0 - FUTURE_SHOWN)
+    modes |= {"policy_alone": max(alone, 0.0) / share * row.acts_without_world, "video": MIX["video"]}
+    return modes | {"policy": 1.0 - sum(modes.values())}
 
 
 def _draw(modes: dict[str, float], u: Tensor) -> dict[str, Tensor]:
@@ -103,7 +113,7 @@ def training_plan(
         future: it has future frames, so the world loss can be computed.
         imitate: its actions are to be learned; False: they are only given, where W may see them.
     """
-    count, modes = len(noise), _modes(row, labelled, future, imitate)
+    count, modes = len(noise), _modes(row, labelled, future, imitate, config.world_share)
     mode = _draw(modes, noise.uniform("mode", 1)[:, 0])
     no = torch.zeros(count, dtype=torch.bool, device=noise.device)
     show = not row.acts_without_world or noise.batch_uniform("shown") < FUTURE_SHOWN

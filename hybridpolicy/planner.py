@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS, Coupling
-from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.errors import ConfigurationError, NonFiniteError
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.future import Future
 from hybridpolicy.gate import Gate, Violation
@@ -122,7 +122,13 @@ class Planner:
 
     @torch.no_grad()
     def plan(
-        self, context: Context, noise: NoiseSource, *, goal: Tensor | None = None, warm: Tensor | None = None
+        self,
+        context: Context,
+        noise: NoiseSource,
+        *,
+        goal: Tensor | None = None,
+        warm: Tensor | None = None,
+        since: float | None = None,
     ) -> Plan:
         """The best of K chunks for each observation.
 
@@ -130,12 +136,15 @@ class Planner:
             goal: (B, V·P, F) latents of a goal picture: score by nearness of the last imagined latents to it
                 instead of by the outcome heads.
             warm: (B, d, A) what is left of the last plan; the first candidate goes on with as much of it as
-                the policy was trained to (`rtc_max_delay`). A policy that acts by inverting what it imagines
-                has no such candidate.
+                the policy was trained to (`rtc_max_delay`).
+            since: `time.perf_counter()` when the observation came, which the budget counts from; None: now.
+
+        Raises:
+            NonFiniteError: of some observation no candidate and its score are numbers.
         """
         if self._settings.budget_ms is not None and context.size > 1:
             self._time_one(context, noise, goal, warm)
-        started, count = time.perf_counter(), self.affordable()
+        started, count = since or time.perf_counter(), self.affordable()
         plan = self._best_of(count, context, noise, goal, warm)
         if context.size == 1:
             self._learn_pace(count, 1e3 * (time.perf_counter() - started))
@@ -163,13 +172,20 @@ class Planner:
         drawn = noise(many.size)
         if self._row.world_shown == "clean":
             future = self._queries.imagine(many, drawn)
-            chunks = self._queries.infer_actions(many, drawn, future)
+            chunks = self._propose(many, drawn, warm, count, future)
         else:
             chunks = self._propose(many, drawn, warm, count)
             future = self._queries.imagine(many, drawn, chunks)
         scores = self._score(many, future, chunks, goal, count)
         violations = self._violations(many, chunks, count)
         passed = torch.tensor([[v is None for v in row] for row in violations], device=scores.device)
+        numbers = chunks.isfinite().all(dim=(1, 2)).unflatten(0, (-1, count)) & scores.isfinite()
+        if not bool(numbers.any(dim=1).all()):
+            raise NonFiniteError(
+                "planner: every candidate or its score holds NaN or infinity; look at the cameras and at "
+                "the state"
+            )
+        passed = passed & numbers
         none, usable = ~passed.any(dim=1), passed | ~passed.any(dim=1, keepdim=True)
         best = scores.masked_fill(~usable, -torch.inf).argmax(dim=1)
         flat = best + count * torch.arange(context.size, device=best.device)
@@ -193,18 +209,35 @@ class Planner:
     def _row(self) -> Coupling:
         return COUPLINGS[self._queries.config.coupling]
 
-    def _propose(self, many: Context, noise: CounterNoise, warm: Tensor | None, count: int) -> Tensor:
-        """(B·K, T, A) by the policy, the first of each K going on with the last plan."""
+    def _propose(
+        self,
+        many: Context,
+        noise: CounterNoise,
+        warm: Tensor | None,
+        count: int,
+        future: Future | None = None,
+    ) -> Tensor:
+        """(B·K, T, A) by the policy, the first of each K going on with the last plan.
+
+        Args:
+            future: to invert; None: the policy acts.
+        """
+        config, queries = self._queries.config, self._queries
         imagine = "never" if self._row.acts_without_world else "always"
-        chunks = self._queries.act(many, noise, imagine=imagine)
-        config = self._queries.config
+        first = torch.arange(0, many.size, count, device=many.latents.device)
+
+        def ask(context: Context, drawn: CounterNoise, ahead: Future | None, clean: Tensor | None) -> Tensor:
+            if ahead is not None:
+                return queries.infer_actions(context, drawn, ahead, clean)
+            return queries.act(context, drawn, imagine=imagine, clean=clean)
+
+        chunks = ask(many, noise, future, None)
         most = min(config.rtc_max_delay, chunks.shape[1] - 1)
         if warm is None or most < 1 or config.rtc_share == 0:  # it never learned to go on with anything
             return chunks
-        given = warm.repeat_interleave(count, dim=0)[:, :most]
-        going_on = self._queries.act(many, noise, imagine=imagine, clean=given)
-        first = torch.arange(len(chunks), device=chunks.device) % count == 0
-        return torch.where(first[:, None, None], going_on, chunks)
+        ahead = None if future is None else future.each(lambda x: x[first])
+        going_on = ask(many.take(first), noise.take(first), ahead, warm[:, :most])
+        return chunks.index_copy(0, first, going_on)
 
     def _violations(
         self, many: Context, chunks: Tensor, count: int

@@ -60,6 +60,10 @@ class Queries:
             prefix = self._with_future(context, noise)
         return self._integrate_actions(prefix, self._start_chunk(context, noise), clean)
 
+    def guess(self, context: Context, noise: CounterNoise, draw: str = "") -> Tensor:
+        """A chunk (B, T, A) in one step and without a future: a cheap sample; another `draw`, another one."""
+        return self._integrate_actions(context.prefix, self._start_chunk(context, noise, draw), steps=1)
+
     def imagine(self, context: Context, noise: CounterNoise, actions: Tensor | None = None) -> Future:
         """Returns the future that follows, latents, states and named columns at H offsets, given the
         goal or given `actions`.
@@ -75,17 +79,22 @@ class Queries:
             return self._roll(context, noise, actions=actions)[0]
         return self._integrate_future(context, context.prefix, self._start_future(context, noise), actions)
 
-    def infer_actions(self, context: Context, noise: CounterNoise, future: Future) -> Tensor:
+    def infer_actions(
+        self, context: Context, noise: CounterNoise, future: Future, clean: Tensor | None = None
+    ) -> Tensor:
         """Returns the chunk (B, T, A) that leads from the context to a given future (inverse dynamics).
+
+        Args:
+            clean: as of `act`.
 
         Raises:
             QueryError: A was not trained on true futures in this row.
         """
         self._row.require("infer_actions")
         if self._row.world_shown == "blocks":
-            return self._roll(context, noise, future=future)[1]
+            return self._roll(context, noise, future=future, clean=clean)[1]
         prefix = self._with_clean(context, context.prefix, self._as_shown(context, future))
-        return self._integrate_actions(prefix, self._start_chunk(context, noise))
+        return self._integrate_actions(prefix, self._start_chunk(context, noise), clean)
 
     def evaluate(
         self, context: Context, future: Future | None = None, actions: Tensor | None = None
@@ -121,9 +130,9 @@ class Queries:
         start = self.network.start_future(context)
         return start if self.config.world_law == "regress" else start.beside(start.noise(noise), torch.add)
 
-    def _start_chunk(self, context: Context, noise: CounterNoise) -> Tensor:
+    def _start_chunk(self, context: Context, noise: CounterNoise, draw: str = "") -> Tensor:
         x = self.embodiment.action_mask.expand(context.size, self.config.chunk_size, -1)
-        return x + noise.normal("action", *x.shape[1:]) if self.config.action_law == "flow" else x
+        return x + noise.normal(f"action{draw}", *x.shape[1:]) if self.config.action_law == "flow" else x
 
     # -- rows
     def _integrate_future(
@@ -145,12 +154,12 @@ class Queries:
         return x
 
     def _integrate_actions(
-        self, prefix: Prefix, x: Tensor, clean: Tensor | None = None, first: int = 0
+        self, prefix: Prefix, x: Tensor, clean: Tensor | None = None, first: int = 0, steps: int = 0
     ) -> Tensor:
         """Euler from `x`, actions from position `first` on, to actions; only action tokens run at each step.
 
         Args:
-            clean: (B, d, A) the first of them, given; they stay as they are.
+            clean: (B, d, A) the first of them, given; they stay as they are. steps: 0: as configured.
         """
         count, horizon = x.shape[:2]
         given = 0 if clean is None else clean.shape[1]
@@ -158,7 +167,7 @@ class Queries:
         if clean is not None:
             x = torch.cat((clean.to(x.dtype), x[:, given:]), dim=1)
         mask = _see_all(prefix, horizon)
-        times = torch.linspace(0.0, 1.0, self.config.action_steps + 1).tolist()
+        times = torch.linspace(0.0, 1.0, (steps or self.config.action_steps) + 1).tolist()
         for tau, next_tau in pairwise(times):
             at = torch.where(known, 1.0, tau).expand(count, -1)
             tokens = self.network.action_tokens(x, at, self.embodiment, first)

@@ -200,12 +200,15 @@ class Actor:
         """
         if self._planner is None:
             raise ConfigurationError("hybrid: no planner to propose with; call set_planner first")
+        since = time.perf_counter()
         context = self.policy.observe(self.batch(pixels, state, texts, extra))
         device = context.latents.device
         warm = None
         if go_on and self._left_over is not None and len(self._left_over) == context.size:
             warm = self.policy.embodiment.to_network(self._left_over, context.state)
-        plan = self._planner.plan(context, lambda count: self.policy.acting_noise(count, device), warm=warm)
+        plan = self._planner.plan(
+            context, lambda count: self.policy.acting_noise(count, device), warm=warm, since=since
+        )
         if go_on:
             self._left_over = self._after_acting(plan.chunk, context)
         count = plan.candidates.shape[1]
@@ -246,15 +249,9 @@ class Actor:
         self._left_over = None
 
     @property
-    def has_planned(self) -> bool:
-        """A plan was made since the last reset, so the next one can differ from it."""
-        return self.policy.last_disagreement is not None
-
-    @property
-    def disagreement(self) -> np.ndarray:
-        """(N,) of the last plan with the one before, see `HybridPolicy.disagreement`."""
-        assert self.policy.last_disagreement is not None
-        return self.policy.last_disagreement.cpu().numpy()
+    def doubt(self) -> np.ndarray | None:
+        """(N,) what decides whether the last plan was made with a future; None where nothing does."""
+        return None if self.policy.last_doubt is None else self.policy.last_doubt.cpu().numpy()
 
     @property
     def queued(self) -> int:

@@ -19,7 +19,7 @@ FEWEST_PLANS = 100
 
 @dataclass(frozen=True)
 class ImagineCalibration:
-    """threshold: of `disagreement`, pipeline units; plans: how many it was measured on; rate: asked for."""
+    """threshold: of `Actor.doubt`, pipeline units; plans: how many it was measured on; rate: asked for."""
 
     threshold: float
     plans: int
@@ -28,7 +28,7 @@ class ImagineCalibration:
 
 
 def calibrate_imagination(folder: str | Path, env: str, rate: float, **evaluation: Any) -> ImagineCalibration:
-    """The disagreement between one plan and the next that a share `rate` of plans exceeds.
+    """The doubt that a share `rate` of plans exceeds.
 
     Rolls the policy out without imagination. `evaluation`: as `evaluate_policy` takes it.
 
@@ -38,17 +38,22 @@ def calibrate_imagination(folder: str | Path, env: str, rate: float, **evaluatio
     if not 0.0 < rate < 1.0:
         raise ConfigurationError(f"calibrate: imagine rate {rate}; allowed above 0 … below 1, e.g. 0.2")
     actor = Actor.load(folder)
-    actor.policy.config.imagine_threshold = float("inf")  # so that the setting itself can be checked
+    actor.policy.config.imagine_threshold = float("inf")  # doubt is told of, and never acted on
     actor.set_imagine("on_uncertainty")
-    actor.set_imagine("never")
     seen: list[float] = []
-    result = evaluate_policy(actor, env, watch=lambda disagreement: seen.extend(disagreement), **evaluation)
+    result = evaluate_policy(actor, env, watch=seen.extend, **evaluation)
     if len(seen) < FEWEST_PLANS:
         raise ConfigurationError(
             f"calibrate: {len(seen)} plans in these episodes; a quantile needs {FEWEST_PLANS} or more, run "
             "more episodes"
         )
-    return ImagineCalibration(float(np.quantile(seen, 1.0 - rate)), len(seen), rate, result["success"])
+    threshold = float(np.quantile(seen, 1.0 - rate))
+    if threshold <= 0:
+        raise ConfigurationError(
+            f"calibrate: {sum(x <= 0 for x in seen)} of {len(seen)} plans are in no doubt at all, so no "
+            f"threshold lets a share of {rate:g} imagine; ask for less, or use imagine = always"
+        )
+    return ImagineCalibration(threshold, len(seen), rate, result["success"])
 
 
 def store_imagination(folder: Path, calibration: ImagineCalibration) -> None:

@@ -49,7 +49,7 @@ def evaluate_policy(
 
     Args:
         policy: a `pretrained_model` folder, a hub id, or an actor.
-        watch: told after every plan how far it is from the one before, for each episode still running.
+        watch: told after every plan how doubtful it is, for each episode still running (`Actor.doubt`).
         env: LeRobot environment type. settings: further fields of its configuration.
         seed: of the first reset of every task; the same seeds are the same scenes for every policy.
 
@@ -92,10 +92,9 @@ def _run_batch(
         pixels, state = _observed(observation, config.features_map)
         extra = _named_columns(observation, config.features_map, actor)
         if not actor.queued:
-            planned_before = actor.has_planned
             actor.plan(pixels, state, texts, extra)
-            if watch is not None and planned_before:
-                watch(actor.disagreement[~done].tolist())
+            if watch is not None and actor.doubt is not None:
+                watch(actor.doubt[~done].tolist())
         observation, _, terminated, truncated, info = vector.step(actor.next_action())
         success |= ~done & _succeeded(info, vector.num_envs)
         done |= terminated | truncated

@@ -16,14 +16,14 @@ from hybridpolicy.training.trainer import Trainer, TrainProgress, TrainSummary
 
 
 def labelled_source(config: TrainConfig) -> DatasetSource:
-    """The dataset whose features, rate and statistics the policy takes: the last stage's first with actions.
+    """The dataset whose features, rate and statistics the policy takes: the last stage's first to imitate.
 
     Raises:
         ConfigurationError: no stage has actions to learn from.
     """
     for stage in reversed(config.stages):
         for source in stage.sources:
-            if "action" not in source.drop:
+            if "action" not in source.drop and source.imitate:
                 return source
     raise ConfigurationError(
         f"recipe {config.name!r}: every source drops its actions, so nothing says what the policy outputs; "

@@ -12,7 +12,6 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from hybridpolicy.context import present
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.modeling_hybrid import HybridPolicy
-from hybridpolicy.plan import MIX
 
 AXES = ["x.pos", "y.pos"]
 SIZE, CHUNK, OFFSETS = 16, 4, [2, 4]
@@ -21,7 +20,6 @@ STEPS = {"joint": 450, "cascaded": 300, "autoregressive": 300} | dict.fromkeys(
     ("vla", "representation", "features", "latent_plan"), 200
 )
 LEARNING_RATE = 5e-3
-INVERSE = {"joint": 0.9}  # its tenth of samples for the action between two states is little for so few steps
 DIRECTIONS = ("left", "right", "up", "down")
 
 
@@ -64,9 +62,7 @@ def trained():
 
     def train(coupling):
         if coupling not in policies:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setitem(MIX, "inverse", INVERSE.get(coupling, MIX["inverse"]))
-                policies[coupling] = _train(coupling)
+            policies[coupling] = _train(coupling)
         return policies[coupling]
 
     return train

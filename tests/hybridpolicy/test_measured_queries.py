@@ -6,23 +6,18 @@ import torch
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.outcome import HEADS
 
+IMAGINE = {f"imagine_{name}skill_{offset}" for name in ("", "state_") for offset in (2, 4)}
+FORWARD = {name.replace("imagine", "forward") + given for name in IMAGINE for given in ("", "_shuffled")}
+INVERSE = {"inverse_error", "inverse_error_shuffled"}
 EXPECTED = {
     "vla": {"act_error_never"},
-    "representation": {"act_error_never", "imagine_skill_2", "imagine_skill_4"},
-    "joint": {
-        "act_error_never", "act_error_always", "imagine_skill_2", "imagine_skill_4", "forward_skill_2",
-        "forward_skill_4", "inverse_error",
-    },
-    "cascaded": {
-        "act_error_never", "act_error_always", "imagine_skill_2", "imagine_skill_4", "inverse_error",
-    },
-    "features": {"act_error_always", "imagine_skill_2", "imagine_skill_4"},
+    "representation": {"act_error_never"} | IMAGINE,
+    "joint": {"act_error_never", "act_error_always"} | IMAGINE | FORWARD | INVERSE,
+    "cascaded": {"act_error_never", "act_error_always"} | IMAGINE | INVERSE,
+    "features": {"act_error_always"} | IMAGINE,
     "latent_plan": {"act_error_never"},
-    "autoregressive": {
-        "act_error_always", "imagine_skill_2", "imagine_skill_4", "forward_skill_2", "forward_skill_4",
-        "inverse_error",
-    },
-}  # fmt: skip
+    "autoregressive": {"act_error_always"} | IMAGINE | FORWARD | INVERSE,
+}
 
 
 @pytest.mark.parametrize("coupling", sorted(COUPLINGS))
@@ -61,4 +56,33 @@ def test_the_success_head_is_scored_where_the_label_is_known(make_policy, make_b
 def test_video_without_actions_measures_imagination_alone(make_policy, make_batch):
     policy = make_policy(coupling="joint").eval()
     batch = {key: value for key, value in make_batch(8).items() if not key.startswith("action")}
-    assert set(policy.measure(batch)) == {"imagine_skill_2", "imagine_skill_4"}
+    assert set(policy.measure(batch)) == IMAGINE
+
+
+def test_heads_are_measured_as_a_planner_asks_them(make_policy, make_batch):
+    """From the moment, with the imagined future, and with the chunk: each against a constant answer."""
+    policy = make_policy(coupling="joint", outcome_weight=1.0).eval()
+    labels = torch.tensor([[0.5, 1.0, 0.0]] * 2 + [[0.5, 0.0, 0.0]] * 2)
+    batch = make_batch(4) | {"outcome.labels": labels, "outcome.known": torch.ones(4, 3)}
+    found = policy.measure(batch)
+    forms = ("", "_imagined", "_chunk", "_constant")
+    assert {f"{head}_brier{form}" for head in HEADS for form in forms} <= set(found)
+    assert found["success_brier_constant"] == pytest.approx(0.25)
+    assert found["risk_brier_constant"] == 0.0
+    assert len({found[f"success_brier{form}"] for form in forms}) == 4
+
+
+def test_a_query_that_does_not_listen_is_no_worse_with_what_belongs_to_another(make_policy, make_batch):
+    policy = make_policy(coupling="joint").eval()
+    found = policy.measure(make_batch(8))
+    assert found["inverse_error_shuffled"] != found["inverse_error"]
+    deaf = policy.queries
+    with pytest.MonkeyPatch.context() as patch:
+        deaf_to = type(deaf).infer_actions
+        patch.setattr(
+            type(deaf),
+            "infer_actions",
+            lambda q, context, noise, future: deaf_to(q, context, noise, q.network.start_future(context)),
+        )
+        found = policy.measure(make_batch(8))
+    assert found["inverse_error_shuffled"] == found["inverse_error"]

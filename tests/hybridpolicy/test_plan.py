@@ -27,10 +27,10 @@ EXPECTED = {
         "clean_action": 0.15,  # forward
     },
     "features": {
-        "no_action": 1 / 6,
+        "no_action": 0.10,
         "no_world": 0.0,
         "w_sees_a": 0.0,
-        "a_sees_w": 5 / 6,
+        "a_sees_w": 0.90,
         "world_loss": 1.0,
     },
     "autoregressive": {

@@ -95,8 +95,8 @@ def trained_probe(make_policy, make_batch, monkeypatch):
         )
         probe, plans = Probe(policy.network.streams, monkeypatch), []
 
-        def record(*args):
-            plans.append(drawn(*args))
+        def record(*args, **options):
+            plans.append(drawn(*args, **options))
             return plans[-1]
 
         drawn = objective.training_plan
