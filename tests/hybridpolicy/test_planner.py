@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridpolicy.errors import ConfigurationError, DatasetError, QueryError
+from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError, QueryError
 from hybridpolicy.outcome import Outcome
 from hybridpolicy.planner import Planner, PlannerSettings, PlanState
 from hybridpolicy.training.outcomes import outcome_labels
@@ -202,6 +202,31 @@ def test_a_policy_that_never_went_on_is_not_made_to(planning):
         plan = Planner(policy.queries, PlannerSettings(3)).plan(context, noise, warm=warm)
         taken = (plan.candidates[:, 0, :2] - 0.3).abs().max() < 1e-6
         assert bool(taken) is goes_on
+
+
+def test_cascaded_goes_on_with_its_last_plan_too(planning):
+    policy, context, noise = planning("cascaded", rtc_share=0.1)
+    warm = torch.full((2, 3, 4), 0.3)
+    plan = Planner(policy.queries, PlannerSettings(3)).plan(context, noise, warm=warm)
+    assert float((plan.candidates[:, 0, :2] - 0.3).abs().max()) < 1e-6
+    assert float((plan.candidates[:, 1:, :2] - 0.3).abs().min()) > 1e-6
+
+
+def test_what_is_no_number_is_never_chosen(planning, monkeypatch):
+    policy, context, noise = planning()
+    act = type(policy.queries).act
+
+    def broken(queries, context, noise, **options):
+        chunk = act(queries, context, noise, **options)
+        chunk[::3] = torch.nan  # the first of every three candidates
+        return chunk
+
+    monkeypatch.setattr(type(policy.queries), "act", broken)
+    plan = Planner(policy.queries, PlannerSettings(3)).plan(context, noise)
+    assert bool(plan.chunk.isfinite().all())
+    assert 0 not in plan.chosen.tolist()
+    with pytest.raises(NonFiniteError, match="every candidate or its score holds NaN"):
+        Planner(policy.queries, PlannerSettings(1)).plan(context, noise)
 
 
 def test_a_goal_picture_needs_no_heads(planning):

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         with progress("timing", int(args.seconds), "s") as bar:
             spent = time_rows(rows, args.seconds, bar.update)
         table = latency_table(rows, spent, Path(args.results))
-    status = int(any(not line.get("pass", True) for line in table))
+    status = int(any(line.get("pass") is False for line in table))
     if args.json:
         json.dump({"machine": machine(), "git": git_revision(), "rows": table}, sys.stdout, indent=2)
         print()
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         shown = ["" if line[name] is None else line[name] for name in names]
         ratio = line["ratio_to_vla"] or float("nan")
         print(ROW.format(*shown, line["p50_ms"], line["p95_ms"], ratio))
-        if not line.get("pass", True):
+        if line.get("pass") is False:
             print(f"  misses its bar: {line['bars']}")
+        if "unjudged" in line:
+            print(f"  not judged by success: {line['unjudged']}")
     return status

@@ -20,9 +20,9 @@ def row(policy, coupling, imagine="never"):
     return latency.Row(facts, lambda: None, network={"coupling": coupling, "width": len(policy)})
 
 
-def commit(folder, policy, coupling, **figures):
+def commit(folder, policy, coupling, gained=None, **figures):
     """A table of couplings with one row."""
-    measured = {"network": row(policy, coupling).network, "imagine": figures}
+    measured = {"network": row(policy, coupling).network, "imagine": figures, "always_minus_never": gained}
     (folder / "couplings.json").write_text(json.dumps({"variants": [measured]}))
 
 
@@ -44,14 +44,26 @@ def test_success_comes_from_a_committed_result_of_the_same_network(tmp_path):
     assert table[0]["episodes"] == 288
 
 
-def test_bars_are_of_cost_and_of_what_imagining_loses(tmp_path):
-    commit(tmp_path, "hybrid", "joint",
-           never={"rate": 0.9, "episodes": 288}, always={"rate": 0.8, "episodes": 288})  # fmt: skip
+@pytest.mark.parametrize(
+    ("episodes", "gained", "passed"),
+    [(288, -0.1, False), (288, -0.04, True), (96, -0.04, None), (0, None, None)],
+)
+def test_bars_are_of_cost_and_of_what_imagining_loses(tmp_path, episodes, gained, passed):
+    if episodes:
+        figures = {name: {"rate": 0.9, "episodes": episodes} for name in ("never", "always")}
+        commit(tmp_path, "hybrid", "joint", {"value": gained, "low": -1.0, "high": 1.0}, **figures)
     rows = [row("hybrid", "vla"), row("hybrid", "joint"), row("hybrid", "joint", "always"),
             row("hybrid", "cascaded", "always"), row("lerobot act", None)]  # fmt: skip
-    table = latency.latency_table(rows, [[1.0], [1.1], [1.2], [1.7], [9.0]], tmp_path)
-    assert [line.get("pass") for line in table] == [True, False, False, True, None]
+    table = latency.latency_table(rows, [[1.0], [1.1], [1.2], [1.9], [9.0]], tmp_path)
+    assert [line.get("pass") for line in table] == [True, False, passed, False, None]
     assert table[2]["bars"] == {"ratio_to_vla": 1.3, "success_lost_by_imagining": 0.05}
+    assert ("unjudged" in table[2]) is (passed is None)
+
+
+def test_one_plan_in_five_counts_where_it_imagines(tmp_path):
+    rows = [row("hybrid", "vla"), row("hybrid", "joint", "on_uncertainty")]
+    table = latency.latency_table(rows, [[1.0] * 5, [1.0] * 4 + [6.0]], tmp_path)
+    assert (table[1]["p50_ms"], table[1]["ratio_to_vla"]) == (1.0, 2.0)
 
 
 def test_a_row_is_the_studys_where_their_networks_are_one(tmp_path):
@@ -116,7 +128,7 @@ def test_the_command_prints_the_couplings(capsys):
     assert tuple(command.GROUPS) == tuple(latency.GROUPS)
     status = main(["bench", "latency", "--seconds", "0.1", "--only", "couplings", "planner", "--json"])
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert status == int(any(not line.get("pass", True) for line in rows))
+    assert status == int(any(line.get("pass") is False for line in rows))
     assert sum("pass" in line for line in rows) == 8  # never: 5, always: 2, K = 8
     named = {(line["coupling"], line["imagine"]): line for line in rows if line["planner_k"] is None}
     assert (
@@ -128,6 +140,6 @@ def test_the_command_prints_the_couplings(capsys):
         on_demand = named[coupling, "on_uncertainty"]
         assert on_demand["imagined_share"] == 0.2
         assert named[coupling, "never"]["tokens"] <= on_demand["tokens"]
-    assert [line["planner_k"] for line in rows if line["planner_k"]] == [1, 4, 8, 16]
+    assert [line["planner_k"] for line in rows if line["planner_k"]] == [1, 4, 8, 16, 8, 8]
     assert named["vla", "never"]["ratio_to_vla"] == pytest.approx(1.0)
     assert all(0 < line["p50_ms"] <= line["p95_ms"] for line in rows)

@@ -24,15 +24,17 @@ def test_ratios_and_bars_are_of_the_best_peer(monkeypatch):
     table = training.training_table(list(rates), 1.0, 2, loaders, lambda: heard.append(1))
     rows = {(row["policy"], row["precision"]): row for row in table}
     assert len(heard) == 2 * 2 * len(rates)
-    assert rows["hybrid joint", "bf16"]["ratio_to_best_peer"] == 5.0
-    assert "pass" not in rows["hybrid joint", "bf16"]  # another size
-    assert rows["hybrid joint, 15 M", "bf16"]["pass"] is False  # 1.5 times
+    assert rows["hybrid joint", "bf16"]["ratio_to_best_peer"] is None  # another size
+    assert "pass" not in rows["hybrid joint", "bf16"]
+    assert rows["hybrid joint, 15 M", "bf16"]["ratio_to_best_peer"] == 1.5
+    assert rows["hybrid joint, 15 M", "bf16"]["pass"] is False
+    assert rows["lerobot act", "bf16"]["ratio_to_best_peer"] == 50.0 / 60.0
     assert rows["hybrid joint", "bf16"]["loader_share"] == 300.0 / 1200.0
     assert rows["lerobot act", "bf16"]["loader_share"] is None
 
 
 def test_a_row_is_trained_in_a_process_of_its_own(capsys):
-    command = ["bench", "train", "--seconds", "0.1", "--rounds", "1", "--only", "hybrid vla", "--json"]
+    command = ["bench", "train", "--seconds", "0.1", "--rounds", "1", "--only", "hybrid joint", "--json"]
     assert main(command) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["precision"] for row in rows] == ["bf16", "fp32"]
