@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Iterable
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,16 +204,19 @@ class HybridPolicy(PreTrainedPolicy):
         return self.network.encode_context(sample, self.embodiment, past=self._memory.recall(sample.size))
 
     @torch.no_grad()
-    def observe(self, batch: dict[str, Any], elapsed: int | None = None) -> Context:
+    def observe(self, batch: dict[str, Any], elapsed: int | None = None, remember: bool = True) -> Context:
         """The context a plan starts from. It is remembered, and part of the past of later plans.
 
         Args:
             elapsed: control ticks since the last plan; None: `n_action_steps`.
+            remember: False: a look that leaves no trace.
         """
+        before = None if remember else deepcopy(self._memory)
         self._memory.advance(self.config.n_action_steps if elapsed is None else elapsed)
         context = self.context(batch)
         views = context.latents.split(self.config.tokens_per_view, dim=1)
         self._memory.store(dict(zip(context.cameras, views, strict=True)), context.state)
+        self._memory = self._memory if before is None else before
         return context
 
     def _asking(self, sample: Sample) -> Sample:
@@ -254,7 +257,7 @@ class HybridPolicy(PreTrainedPolicy):
         context = self.observe(batch, elapsed)
         clean = None
         if prev_chunk_left_over is not None and inference_delay:
-            clean = self._committed(prev_chunk_left_over, inference_delay, context)
+            clean = self.committed(prev_chunk_left_over, inference_delay, context)
         noise = self.acting_noise(context.size, context.latents.device)
         on_demand = self.config.imagine == "on_uncertainty"
         chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
@@ -287,7 +290,10 @@ class HybridPolicy(PreTrainedPolicy):
         ahead = self.config.n_action_steps if elapsed is None else elapsed
         return None if self._last_plan is None else disagreement(chunk, self._last_plan, ahead, given)
 
-    def _committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
+    def committed(self, left_over: Tensor, delay: int, context: Context) -> Tensor | None:
+        """(B, d, A) in the network's convention, the first of what is left over that will be executed before
+        an answer comes; None where there is nothing. Arguments as of `predict_action_chunk`.
+        """
         left_over = left_over.unsqueeze(0) if left_over.ndim == 2 else left_over
         count = min(delay, self.config.rtc_max_delay, num_given(left_over))
         if count < 1:

@@ -128,6 +128,7 @@ class Planner:
         *,
         goal: Tensor | None = None,
         warm: Tensor | None = None,
+        committed: Tensor | None = None,
         since: float | None = None,
     ) -> Plan:
         """The best of K chunks for each observation.
@@ -137,44 +138,49 @@ class Planner:
                 instead of by the outcome heads.
             warm: (B, d, A) what is left of the last plan; the first candidate goes on with as much of it as
                 the policy was trained to (`rtc_max_delay`).
+            committed: (B, d, A) first actions that will be executed whatever is chosen.
             since: `time.perf_counter()` when the observation came, which the budget counts from; None: now.
 
         Raises:
             NonFiniteError: of some observation no candidate and its score are numbers.
         """
         if self._settings.budget_ms is not None and context.size > 1:
-            self._time_one(context, noise, goal, warm)
+            self._time_one(context, noise, goal, warm, committed)
         started, count = since or time.perf_counter(), self.affordable()
-        plan = self._best_of(count, context, noise, goal, warm)
+        plan = self._best_of(count, context, noise, goal, warm, committed)
         if context.size == 1:
             self._learn_pace(count, 1e3 * (time.perf_counter() - started))
         self.num_plans += context.size
         self.num_candidates += count * context.size
         return plan
 
-    def _time_one(
-        self, context: Context, noise: NoiseSource, goal: Tensor | None, warm: Tensor | None
-    ) -> None:
+    def _time_one(self, context: Context, noise: NoiseSource, *given: Tensor | None) -> None:
         """Of many observations at once, one is planned for alone: the budget is that of one arm."""
         first = context.take(torch.zeros(1, dtype=torch.int64, device=context.latents.device))
-        goal, warm = (None if x is None else x[:1] for x in (goal, warm))
+        goal, warm, committed = (None if x is None else x[:1] for x in given)
         known = False
         while not known:
             known = self._each_ms is not None or self._settings.candidates == 1
             started, count = time.perf_counter(), self.affordable()
-            self._best_of(count, first, noise, goal, warm)
+            self._best_of(count, first, noise, goal, warm, committed)
             self._learn_pace(count, 1e3 * (time.perf_counter() - started))
 
     def _best_of(
-        self, count: int, context: Context, noise: NoiseSource, goal: Tensor | None, warm: Tensor | None
+        self,
+        count: int,
+        context: Context,
+        noise: NoiseSource,
+        goal: Tensor | None,
+        warm: Tensor | None,
+        committed: Tensor | None,
     ) -> Plan:
         many = context.repeat(count)
         drawn = noise(many.size)
         if self._row.world_shown == "clean":
             future = self._queries.imagine(many, drawn)
-            chunks = self._propose(many, drawn, warm, count, future)
+            chunks = self._propose(many, drawn, warm, committed, count, future)
         else:
-            chunks = self._propose(many, drawn, warm, count)
+            chunks = self._propose(many, drawn, warm, committed, count)
             future = self._queries.imagine(many, drawn, chunks)
         scores = self._score(many, future, chunks, goal, count)
         violations = self._violations(many, chunks, count)
@@ -214,6 +220,7 @@ class Planner:
         many: Context,
         noise: CounterNoise,
         warm: Tensor | None,
+        committed: Tensor | None,
         count: int,
         future: Future | None = None,
     ) -> Tensor:
@@ -231,7 +238,8 @@ class Planner:
                 return queries.infer_actions(context, drawn, ahead, clean)
             return queries.act(context, drawn, imagine=imagine, clean=clean)
 
-        chunks = ask(many, noise, future, None)
+        given = None if committed is None else committed.repeat_interleave(count, dim=0)
+        chunks = ask(many, noise, future, given)
         most = min(config.rtc_max_delay, chunks.shape[1] - 1)
         if warm is None or most < 1 or config.rtc_share == 0:  # it never learned to go on with anything
             return chunks

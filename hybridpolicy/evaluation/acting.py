@@ -17,7 +17,6 @@ from hybridpolicy.errors import CheckpointError, ConfigurationError
 from hybridpolicy.gate import Gate
 from hybridpolicy.location import find_policy
 from hybridpolicy.modeling_hybrid import HybridPolicy
-from hybridpolicy.network import Context
 from hybridpolicy.planner import Planner, PlannerSettings
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors  # noqa: F401  (LeRobot looks it up by name)
 from hybridpolicy.stats import p50_p95
@@ -66,6 +65,7 @@ class Actor:
 
     Attributes:
         chunk_seconds: how long each chunk so far took, observation to physical actions.
+        goal: (N, V·P, F) latents of pictures a planner plans towards, see `set_goal`.
         num_planned, num_held: plans of a planner so far, and those of them of which no candidate passed.
     """
 
@@ -75,6 +75,7 @@ class Actor:
     chunk_seconds: list[float] = field(default_factory=list)
     num_planned: int = 0
     num_held: int = 0
+    goal: torch.Tensor | None = None
     _planned: list[np.ndarray] = field(default_factory=list)
     _planner: Planner | None = None
     _left_over: torch.Tensor | None = None  # of the planner's last choice, pipeline units
@@ -174,7 +175,9 @@ class Actor:
         """Returns (N, T, A) actions in physical units."""
         start = time.perf_counter()
         if self._planner is not None:
-            proposals = self.propose(pixels, state, texts, extra, go_on=True)
+            proposals, chosen = self.choose(pixels, state, texts, extra, left_over=self._left_over)
+            left = None if chosen is None else chosen[:, self.policy.config.n_action_steps :]
+            self._left_over = None if left is None or not left.shape[1] else left
             result = proposals.best(state)
             self.num_planned += len(result)
             self.num_held += int((proposals.chosen < 0).sum())
@@ -183,47 +186,76 @@ class Actor:
         self.chunk_seconds.append(time.perf_counter() - start)
         return result
 
-    @torch.inference_mode()
     def propose(
         self,
         pixels: dict[str, np.ndarray],
         state: np.ndarray,
         texts: list[str],
         extra: Mapping[str, np.ndarray] | None = None,
-        go_on: bool = False,
     ) -> Proposals:
-        """The planner's candidates; arguments as of `batch`. `go_on`: the first goes on with the last choice.
+        """The planner's candidates, a look that leaves no trace; arguments as of `batch`.
 
         Raises:
             ConfigurationError: no planner was set.
-            QueryError: the policy has no outcome heads to score with.
+            QueryError: the policy has no outcome heads to score with, and there is no goal.
+        """
+        return self.choose(pixels, state, texts, extra, remember=False)[0]
+
+    @torch.inference_mode()
+    def choose(
+        self,
+        pixels: dict[str, np.ndarray],
+        state: np.ndarray,
+        texts: list[str],
+        extra: Mapping[str, np.ndarray] | None = None,
+        *,
+        left_over: torch.Tensor | None = None,
+        delay: int = 0,
+        elapsed: int | None = None,
+        remember: bool = True,
+    ) -> tuple[Proposals, torch.Tensor | None]:
+        """The planner's candidates, and the chosen chunks (N, T, A) in pipeline units; None where of some
+        observation none passed.
+
+        Args:
+            left_over: (N, n, A) pipeline units, what the last choice still holds: one candidate goes on with
+                it. delay: actions of it that are executed before this choice arrives; all candidates keep
+                them. elapsed: control ticks since the last choice; None: `n_action_steps`.
+
+        Raises: as `propose`.
         """
         if self._planner is None:
             raise ConfigurationError("hybrid: no planner to propose with; call set_planner first")
         since = time.perf_counter()
-        context = self.policy.observe(self.batch(pixels, state, texts, extra))
-        device = context.latents.device
-        warm = None
-        if go_on and self._left_over is not None and len(self._left_over) == context.size:
-            warm = self.policy.embodiment.to_network(self._left_over, context.state)
+        context = self.policy.observe(self.batch(pixels, state, texts, extra), elapsed, remember)
+        body, device, warm, committed = self.policy.embodiment, context.latents.device, None, None
+        if left_over is not None and len(left_over) == context.size:
+            warm = body.to_network(left_over, context.state)
+            committed = self.policy.committed(left_over, delay, context) if delay else None
+        goal = self.goal
+        if goal is not None and len(goal) == 1:
+            goal = goal.expand(context.size, -1, -1)
         plan = self._planner.plan(
-            context, lambda count: self.policy.acting_noise(count, device), warm=warm, since=since
-        )
-        if go_on:
-            self._left_over = self._after_acting(plan.chunk, context)
+            context, lambda count: self.policy.acting_noise(count, device),
+            warm=warm, committed=committed, since=since, goal=goal,
+        )  # fmt: skip
         count = plan.candidates.shape[1]
         now = None if context.state is None else context.state.repeat_interleave(count, dim=0)
-        chunks = self._physical(self.policy.embodiment.to_pipeline(plan.candidates.flatten(0, 1), now))
+        chunks = self._physical(body.to_pipeline(plan.candidates.flatten(0, 1), now))
+        best = body.to_pipeline(plan.chunk, context.state)
         return Proposals(
             chunks.reshape(-1, count, *chunks.shape[1:]), plan.scores.cpu().numpy(), plan.chosen.cpu().numpy()
-        )
+        ), best if bool(torch.isfinite(best).all()) else None
 
-    def _after_acting(self, chunk: torch.Tensor, context: Context) -> torch.Tensor | None:
-        """What of a plan will be left when the next is asked for; None where one of them is no plan."""
-        left = self.policy.embodiment.to_pipeline(chunk, context.state)[
-            :, self.policy.config.n_action_steps :
-        ]
-        return left if left.shape[1] and bool(torch.isfinite(left).all()) else None
+    def set_goal(self, pixels: dict[str, np.ndarray] | None) -> None:
+        """From now on a planner prefers what is imagined to look like these pictures (N, H, W, 3), one for
+        every observation, or one for all; None: what the outcome heads think of most.
+        """
+        self.goal = None
+        if pixels is not None:
+            count = len(next(iter(pixels.values())))
+            state = self.policy.embodiment.state_mean.cpu().numpy()[None].repeat(count, axis=0)
+            self.goal = self.policy.context(self.batch(pixels, state, [""] * count)).latents
 
     @property
     def planning(self) -> dict[str, float] | None:

@@ -90,7 +90,9 @@ def run_policy(
     with ExitStack() as stack:
         stack.callback(view.close)
         if policy is None:
-            policy = PolicyProcess(find_policy(settings.policy), settings.imagine, settings.threads)
+            policy = PolicyProcess(
+                find_policy(settings.policy), settings.imagine, settings.threads, settings.planning()
+            )
             stack.callback(policy.close)
         if settings.record is not None and not dry_run:
             result.folder = run_folder(settings.record)

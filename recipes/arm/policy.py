@@ -6,19 +6,25 @@ T actions, A joints.
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embodiments.control.limits import JointLimits
 from hybridpolicy.errors import HybridPolicyError
 from recipes.arm.child import spawn
 from recipes.arm.errors import CheckFailed, PolicyGone
+
+if TYPE_CHECKING:
+    from hybridpolicy.planner import PlannerSettings
 
 LOAD_S = 180.0  # weights from a slow disk, and LeRobot's imports
 END_S = 5.0
@@ -74,20 +80,46 @@ class Observation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A chunk (T, A) in joint units for the observation with the same number; seconds: what it took."""
+    """A chunk (T, A) in joint units for the observation with the same number; seconds: what it took.
+
+    held: no candidate of a planner passed its gate; the chunk is to stand.
+    """
 
     number: int
     positions: NDArray[np.float32]
     seconds: float
     imagined: bool
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Planning:
+    """The best of several chunks instead of the policy's first: how, and within which limits, if any."""
+
+    settings: PlannerSettings
+    limits: tuple[JointLimits, ...] = ()
+
+    def to_json(self) -> str:
+        """For another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Planning:
+        """What `to_json` wrote."""
+        from hybridpolicy.planner import PlannerSettings
+
+        found = json.loads(text)
+        return cls(PlannerSettings(**found["settings"]), tuple(JointLimits(**one) for one in found["limits"]))
 
 
 class PolicyProcess:
     """The parent's side. `load` waits; `ask` and `answer` do not."""
 
-    def __init__(self, folder: str, imagine: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, folder: str, imagine: str | None = None, threads: int = 1, planning: Planning | None = None
+    ) -> None:
         """Starts loading at once. `threads`: of inference, leaving cores to the arm."""
-        arguments = (folder, imagine or "", str(threads))
+        arguments = (folder, imagine or "", str(threads), planning.to_json() if planning else "")
         self._process, self._pipe = spawn("recipes.arm.policy", *arguments, threads=threads)
         self._folder = folder
         self._facts: PolicyFacts | None = None
@@ -195,14 +227,20 @@ class PolicyProcess:
 class _Planner:
     """The policy and what it planned last, in pipeline units."""
 
-    def __init__(self, folder: str, imagine: str | None, threads: int) -> None:
+    def __init__(self, folder: str, imagine: str | None, threads: int, planning: Planning | None) -> None:
         import torch
 
+        from embodiments.so101.gate import SO101Gate
         from hybridpolicy.evaluation.acting import Actor
 
         torch.set_num_threads(threads)
         self.actor = Actor.load(folder, imagine)
         self.actor.policy.eval()
+        self._plans = planning is not None
+        if planning is not None:
+            fps = float(self.actor.policy.config.fps or 0.0)
+            gate = SO101Gate(fps, planning.limits) if planning.limits else None
+            self.actor.set_planner(planning.settings, gate)
         self._last: tuple[int, Any] | None = None
 
     def facts(self, folder: str) -> PolicyFacts:
@@ -232,25 +270,32 @@ class _Planner:
 
         start = time.perf_counter()
         pixels = {name: picture[None] for name, picture in observation.pixels.items()}
+        seen = pixels, np.asarray([observation.state]), [observation.task]
+        elapsed, left = self._since_last(observation)
+        delay = observation.delay if left is not None else 0
+        held = False
         with torch.inference_mode():
-            batch = self.actor.batch(pixels, np.asarray([observation.state]), [observation.task])
-            chunk = self.actor.policy.predict_action_chunk(batch, **self._since_last(observation))
-            self._last = (observation.plan_us, chunk)
-            positions = self.actor.postprocessor(chunk).float().cpu().numpy()[0]
+            if self._plans:
+                proposals, chunk = self.actor.choose(*seen, left_over=left, delay=delay, elapsed=elapsed)
+                positions, held = proposals.best(seen[1])[0], bool(proposals.chosen[0] < 0)
+            else:
+                given = {"inference_delay": delay, "prev_chunk_left_over": left} if delay else {}
+                batch = self.actor.batch(*seen)
+                chunk = self.actor.policy.predict_action_chunk(batch, elapsed=elapsed, **given)
+                positions = self.actor.postprocessor(chunk).float().cpu().numpy()[0]
+        self._last = None if chunk is None else (observation.plan_us, chunk)
         imagined = bool(self.actor.imagined(1)[0])
-        return Plan(observation.number, positions, time.perf_counter() - start, imagined)
+        return Plan(observation.number, positions, time.perf_counter() - start, imagined, held)
 
-    def _since_last(self, observation: Observation) -> dict[str, Any]:
-        """How old the last chunk is, and what of it is consumed before this one arrives, in plan time."""
+    def _since_last(self, observation: Observation) -> tuple[int | None, Any]:
+        """How many actions ago, in plan time, the last chunk began, and what of it (1, n, A) is left."""
         if self._last is None:
-            return {}
+            return None, None
         begun_us, chunk = self._last
         period_us = 1e6 / float(self.actor.policy.config.fps or 1.0)
         done = round((observation.plan_us - begun_us) / period_us)
-        left = chunk[0, done:]
-        if not observation.delay or not len(left):
-            return {"elapsed": done}
-        return {"elapsed": done, "inference_delay": observation.delay, "prev_chunk_left_over": left}
+        left = chunk[:, done:]
+        return done, left if left.shape[1] else None
 
 
 def _identity(policy: Any, folder: str) -> dict[str, Any]:
@@ -270,12 +315,13 @@ def _identity(policy: Any, folder: str) -> dict[str, Any]:
     }
 
 
-def serve(handle: int, folder: str, imagine: str, threads: str) -> None:
+def serve(handle: int, folder: str, imagine: str, threads: str, planning: str) -> None:
     """Entry point of the policy's process: answers until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; its closed pipe ends us
     pipe = Connection(handle)
     try:
-        planner = _Planner(folder, imagine or None, int(threads))
+        asked = Planning.from_json(planning) if planning else None
+        planner = _Planner(folder, imagine or None, int(threads), asked)
         pipe.send(("facts", planner.facts(folder)))
     except (HybridPolicyError, OSError) as error:
         pipe.send(("refused", str(error)))

@@ -111,6 +111,7 @@ class Session:
         self._paused: tuple[str, int] | None = None  # why, since when
         self._standing_us: int | None = None  # since when there is nothing to follow
         self._eventful = False  # since the last frame
+        self._held = False  # no candidate of the last plan passed the gate
         self._imagined = False  # the plan being followed was made with an imagined future
 
     # -- episodes --------------------------------------------------------------------------------------------
@@ -306,6 +307,9 @@ class Session:
         chunk, parts = self._led_in(plan.positions)
         self._arm.send_chunk(chunk.tolist(), 1.0 / self._facts.fps / parts, start_us=asked.plan_us)
         self._begun_us, self._sent_us, self._imagined = asked.plan_us, now_us(), plan.imagined
+        if plan.held and not self._held:
+            self._note(Severity.WARNING, "no candidate passed the gate: the arm stands until one does")
+        self._held = plan.held
         result.plans += 1
 
     def _led_in(self, chunk: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:

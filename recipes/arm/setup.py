@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embodiments.control.spec import MAX_RATE_HZ, MIN_RATE_HZ, ControlSpec
 from embodiments.feetech.calibration import Calibration
@@ -14,6 +14,10 @@ from embodiments.so101.arm_spec import control_spec
 from embodiments.so101.constants import MOTORS
 from embodiments.so101.serial_twin.paths import CAMERAS, TwinPaths
 from recipes.arm.errors import CheckFailed
+from recipes.arm.policy import Planning
+
+if TYPE_CHECKING:
+    from hybridpolicy.planner import PlannerSettings
 
 ROBOTS = ("so101", "so100")
 FRAME_TIMEOUT_US = 1_000_000  # this process draws and records; it does not infer
@@ -28,7 +32,8 @@ class RunSettings:
     settings; empty takes those of the simulated arm on the port, if it is one. start_pose: where every
     episode begins, in joint units; None begins where the arm is. record: folder of all runs, None for none;
     keep_gb: how much of it may stay. estop_device: a button or pedal, any byte of which is an emergency stop.
-    threads: of inference.
+    threads: of inference. planner: choose among several chunks, and with `gate` only among those within this
+    arm's limits; where none is, the arm stands.
     """
 
     port: str
@@ -40,6 +45,8 @@ class RunSettings:
     cameras: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rate_hz: float = 100.0
     imagine: str | None = None
+    planner: PlannerSettings | None = None
+    gate: bool = False
     episodes: int = 1
     duration_s: float = 30.0
     start_pose: tuple[float, ...] | None = None
@@ -109,6 +116,12 @@ class RunSettings:
             setpoint_ttl_us=SETPOINT_TTL_US,
             journal=None if journal is None else str(journal),
         )
+
+    def planning(self) -> Planning | None:
+        """What the policy's process is told of planning. CalibrationError as `control_spec`."""
+        if self.planner is None:
+            return None
+        return Planning(self.planner, self.control_spec(None).limits if self.gate else ())
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""

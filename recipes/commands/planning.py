@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--planner-k`, `--planner-budget-ms` and `--gate`."""
+    """Adds `--planner-k`, `--planner-budget-ms`, `--planner-risk`, `--planner-success` and `--gate`."""
     parser.add_argument(
         "--planner-k", type=int, metavar="K", help="candidates a plan is chosen from; default: no planner"
     )
     parser.add_argument(
         "--planner-budget-ms", type=float, metavar="MS", help="time of a plan; K is lowered to what fits"
     )
+    parser.add_argument(
+        "--planner-risk", type=float, default=0.0, metavar="W", help="weight of risk; default: %(default)s"
+    )
+    parser.add_argument(
+        "--planner-success", type=float, default=1.0, metavar="W",
+        help="weight of the chance of success, progress having 1; default: %(default)s",
+    )  # fmt: skip
     parser.add_argument(
         "--gate",
         action="store_true",
@@ -25,22 +33,34 @@ def check(args: argparse.Namespace) -> None:
     """Raises CommandError for options that do not go together, before anything is loaded."""
     from recipes.commands.failures import CommandError
 
-    if args.planner_k is None and (args.gate or args.planner_budget_ms is not None):
-        raise CommandError("--gate and --planner-budget-ms are of a planner; give --planner-k, too")
+    asked = args.gate or args.planner_budget_ms is not None or args.planner_risk != 0.0
+    if args.planner_k is None and (asked or args.planner_success != 1.0):
+        raise CommandError("--gate and --planner-… are of a planner; give --planner-k, too")
     if args.planner_k is not None and args.imagine:
         raise CommandError(
             "--imagine with --planner-k: a planner imagines every candidate; leave out one of them"
         )
 
 
+def settings(args: argparse.Namespace) -> Any:
+    """`PlannerSettings`, or None where no planner was asked for."""
+    from hybridpolicy.planner import PlannerSettings
+
+    if args.planner_k is None:
+        return None
+    return PlannerSettings(
+        args.planner_k, args.planner_risk, args.planner_success, budget_ms=args.planner_budget_ms
+    )
+
+
 def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:
     """Gives `actor` the planner that was asked for; its facts for a record, None without one."""
     from embodiments.so101.constants import JOINT_NAMES
     from embodiments.so101.gate import SO101Gate
-    from hybridpolicy.planner import PlannerSettings
     from recipes.commands.failures import CommandError
 
-    if args.planner_k is None:
+    asked = settings(args)
+    if asked is None:
         return None
     config = actor.policy.config
     if args.gate and list(config.action_feature_names or ()) != list(JOINT_NAMES):
@@ -49,5 +69,5 @@ def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:
             f"{config.action_feature_names}"
         )
     gate = SO101Gate(float(config.fps)) if args.gate else None
-    actor.set_planner(PlannerSettings(args.planner_k, budget_ms=args.planner_budget_ms), gate)
-    return {"candidates": args.planner_k, "budget_ms": args.planner_budget_ms, "gate": args.gate}
+    actor.set_planner(asked, gate)
+    return asdict(asked) | {"gate": args.gate}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridpolicy.couplings import IMAGINE_MODES
+from recipes.commands import planning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=float, default=100.0, metavar="HZ", help="of control, 10 to 200; default: %(default)s"
     )
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
+    planning.add_arguments(parser)
     parser.add_argument("--episodes", type=int, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--duration", type=float, default=30.0, metavar="S", help="of an episode; default: %(default)s"
@@ -94,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from recipes.arm.launch import consent_at_terminal, run_policy, with_start
     from recipes.arm.view import view_for
 
+    planning.check(args)
+
     settings = with_start(_settings(args))
     result = run_policy(
         settings,
@@ -133,6 +137,8 @@ def _settings(args: argparse.Namespace) -> Any:
         cameras=_cameras(args.cameras),
         rate_hz=args.rate,
         imagine=args.imagine,
+        planner=planning.settings(args),
+        gate=args.gate,
         episodes=args.episodes,
         duration_s=args.duration,
         start_pose=pose,

@@ -29,6 +29,12 @@ def policy_folder(make_policy_folder):
     return make_policy_folder()
 
 
+@pytest.fixture(scope="session")
+def planned_folder(make_policy_folder):
+    """A policy that can be planned with."""
+    return make_policy_folder(action_law="flow", action_steps=2, outcome_weight=1.0)
+
+
 class Watched(PlainView):
     """A view that remembers, and that somebody may act through: `acts` are called with every telemetry."""
 

@@ -10,13 +10,15 @@ import psutil
 import pytest
 
 from embodiments.control.errors import ArmStopped
+from embodiments.control.limits import JointLimits
 from embodiments.feetech.errors import PortUnavailable
-from embodiments.so101.constants import JOINT_NAMES
+from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from firmware_bridge.safety import State
 from hybridpolicy.errors import CheckpointError
+from hybridpolicy.planner import PlannerSettings
 from recipes.arm.errors import PolicyGone
 from recipes.arm.launch import run_policy
-from recipes.arm.policy import PolicyProcess
+from recipes.arm.policy import Planning, PolicyProcess
 from recipes.arm.setup import RunSettings
 from recipes.arm.view import Key
 
@@ -73,6 +75,38 @@ def test_two_episodes_are_led_recorded_and_the_arm_is_let_go(twin, settings, wat
     assert np.abs(np.subtract(led[0].state.measured, START))[:5].max() < 6.0
     assert twin.ask("joints")["torque"] == [0] * 6  # parked, let go
     check_record(result.folder)
+
+
+def test_a_planner_with_this_arms_gate_drives_it(twin, settings, watched, planned_folder):
+    """K chunks imagined and judged within the budget, those beyond its limits refused."""
+    view = watched()
+    planner = PlannerSettings(candidates=4, budget_ms=150.0)
+    result = run_policy(settings(policy=planned_folder, planner=planner, gate=True), view, consent=None)
+    (episode,) = result.episodes
+    assert episode.reason == "time limit"
+    assert episode.plans >= 3
+    assert np.isfinite(result.latency.plan.positions).all()
+    assert result.latency.plan.imagined
+
+
+def test_where_no_candidate_passes_the_arm_stands(twin, settings, watched, planned_folder, monkeypatch):
+    """Limits that nothing fits into: the joints are held where they are, and that is said once."""
+    narrow = tuple(
+        JointLimits(name, value - 0.5, value + 0.5, 1.0, 1.0, 1.0)
+        for name, value in zip(MOTORS, (150.0,) * 6, strict=True)
+    )
+    planning = Planning(PlannerSettings(candidates=2), narrow)
+    monkeypatch.setattr(RunSettings, "planning", lambda _: planning)
+    view = watched()
+    before = np.array(twin.ask("joints")["true"])
+    result = run_policy(settings(policy=planned_folder, start_pose=None), view, consent=None)
+    assert result.latency.plan.held
+    assert result.episodes[0].plans >= 3
+    said = [text for _, text in view.events if "no candidate passed the gate" in text]
+    assert len(said) == 1
+    led = [shown for shown in view.shown if shown.state.state == State.RUN]
+    moved = np.ptp([shown.state.sent for shown in led], axis=0) if led else np.zeros(6)
+    assert np.max(moved) < 8.0, (moved, before)
 
 
 def check_record(folder):

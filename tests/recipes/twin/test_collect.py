@@ -206,7 +206,11 @@ def test_the_command_plans_records_and_refuses(make_policy_folder, tmp_path, cap
     flags = pq.read_table(output / "data/chunk-000/file-000.parquet", columns=[schema.IMAGINED])
     assert all(flags[schema.IMAGINED].to_pylist())  # a planner imagines every candidate
     facts = json.loads((output / FACTS).read_text())
-    assert facts["planner"] == {"candidates": 3, "budget_ms": None, "gate": False}
+    assert facts["planner"] == {
+        "candidates": 3, "risk": 0.0, "success": 1.0, "budget_ms": None, "gate": False
+    }  # fmt: skip
+    assert facts["planning"]["mean_candidates"] == 3.0
+    assert facts["planning"]["plans"] > 0
     assert facts["settings"]["families"] == ["touch"]
     assert main([*asked, "--output", str(output)]) == 2
     assert f"--output {output} exists already" in capsys.readouterr().err
