@@ -11,7 +11,7 @@ from embodiments.so101.constants import JOINT_NAMES
 from embodiments.so101.gate import SO101Gate
 from embodiments.so101.twin.variation import REST_DEG
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.errors import ConfigurationError, QueryError
 from hybridpolicy.evaluation.acting import Actor, Proposals
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.planner import Planner, PlannerSettings, PlanState
@@ -91,6 +91,28 @@ def test_where_no_candidate_passes_the_arm_stands(planned_folder):
     refused = Proposals(np.zeros((1, 2, 4, 6)), np.zeros((1, 2)), np.array([-1]))
     with pytest.raises(ConfigurationError, match="a state of 3 numbers does not say where to stand"):
         refused.best(np.zeros((1, 3)))
+
+
+def test_towards_a_picture_the_nearest_imagined_one_is_chosen(make_policy_folder):
+    """No outcome heads are needed, and one picture serves every observation."""
+    actor = Actor.load(make_policy_folder(action_law="flow", action_steps=2))
+    rng = np.random.default_rng(0)
+    seen, picture = look(rng), {name: frames[:1] for name, frames in look(rng)[0].items()}
+    actor.set_planner(PlannerSettings(5))
+    with pytest.raises(QueryError, match="no outcome heads"):
+        actor.chunk(*seen)
+    actor.set_goal(picture)
+    assert actor.goal.shape[0] == 1
+    proposals = actor.propose(*seen)
+    assert (proposals.scores < 0).all()  # distances
+    rows = np.arange(2)
+    np.testing.assert_array_equal(proposals.scores[rows, proposals.chosen], proposals.scores.max(axis=1))
+    other = proposals.scores
+    actor.reset()
+    actor.set_goal({name: frames[:1] for name, frames in look(rng)[0].items()})
+    assert not np.allclose(actor.propose(*seen).scores, other)
+    actor.set_goal(None)
+    assert actor.goal is None
 
 
 def test_a_plan_goes_on_with_the_last_one_until_the_episode_ends(planned_folder, monkeypatch):
