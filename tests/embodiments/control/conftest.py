@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -17,31 +16,6 @@ from embodiments.so101.serial_twin.client import TwinProcess
 UP = (0.0, -30.0, 40.0, 30.0, 0.0, 30.0)  # raised: without torque the arm falls from here
 PERIOD_S = 0.02
 IDS = (1, 2, 3, 4, 5, 6)
-
-
-class StallProbe:
-    """How long this machine kept a thread (real-time where permitted) waiting: no fault of ours.
-
-    As `item.stall_probe` it lets tests/conftest.py run a failed test again.
-    """
-
-    def __init__(self):
-        self.worst_ms = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(25))  # this thread alone
-        while not self._stop.is_set():
-            due = time.monotonic() + 0.005
-            time.sleep(0.005)
-            self.worst_ms = max(self.worst_ms, (time.monotonic() - due) * 1e3)
-
-    def end(self):
-        self._stop.set()
-        self._thread.join()
 
 
 class Bench:
@@ -154,14 +128,12 @@ def twin_process(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(twin_process, tmp_path, request):
+def bench(twin_process, tmp_path):
     """The twin at rest without torque or faults."""
     twin_process.ask("clear")
     twin_process.ask("fold")
     made = Bench(twin_process, tmp_path)
-    request.node.stall_probe = StallProbe()
     yield made
-    request.node.stall_probe.end()
     made.end()
 
 
