@@ -88,8 +88,10 @@ def _skills(
     if imagined.state is not None and target.state is not None:
         numbers["state"] = imagined.state, target.state, context.state, sample.state_valid
     for name, (found, truth, now, valid) in numbers.items():
-        error, change = (x.square().sum(dim=-1) * valid[:, 1:] for x in (found - truth, truth - now[:, None]))
-        skill = 1.0 - error.sum(dim=0) / change.sum(dim=0).clamp_min(1e-9)
+        real = valid[:, 1:] & valid[:, :1]
+        error, change = (x.square().sum(dim=-1) * real for x in (found - truth, truth - now[:, None]))
+        error, change = error.sum(dim=0), change.sum(dim=0)
+        skill = torch.where(change > 0, 1.0 - error / change.clamp_min(1e-9), 0.0)  # as `world_skill` has it
         skills[f"{query}_{name}_skill"] = skill.tolist()
     return {
         f"{name}_{k}": each

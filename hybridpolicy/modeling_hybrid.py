@@ -115,7 +115,8 @@ class HybridPolicy(PreTrainedPolicy):
         row = COUPLINGS[self.config.coupling]
         due = not self.training or not labelled or self.needs_future(step)  # a held-out loss is always whole
         future = row.world and sample.times > 1 and due and (labelled or row.generative)
-        if not labelled and not future:
+        judged = self.config.outcome_weight > 0 and sample.outcome is not None
+        if not labelled and not future and not judged:
             raise ConfigurationError(
                 "hybrid: a micro-batch has neither actions nor future frames, or coupling = "
                 f"{self.config.coupling} trains no world prior; give it labelled data or another coupling"

@@ -31,7 +31,7 @@ from hybridpolicy.losses import (
     world_skill,
 )
 from hybridpolicy.network import Context, HybridNetwork
-from hybridpolicy.passes import TrainingPass
+from hybridpolicy.passes import Predicted, TrainingPass
 from hybridpolicy.plan import TrainingPlan, training_plan
 
 PICTURES = 16  # of a micro-batch are decoded with `explicit`; a decoder costs more than the rest
@@ -84,11 +84,13 @@ class Objective:
             config, COUPLINGS[config.coupling], noise, sample.acted, future, imitate=sample.imitate
         )
         shown = draw_shown(config, noise, sample)
-        context = self.network.encode_context(sample, self.embodiment, shown, with_reference=plan.world)
+        context = self.network.encode_context(
+            sample, self.embodiment, shown, with_reference=plan.world or future
+        )
         target = self.network.encode_future(sample) if future else None
         wanted = self.embodiment.to_network(sample.action, context.state) if sample.acted else None
         run = TrainingPass(self.network, self.embodiment, config, sample, plan, noise, context)
-        predicted = run.predict(target, wanted)
+        predicted = run.predict(target, wanted) if plan.world or plan.action else Predicted(None, None)
 
         parts = [(config.collapse_weight * collapse_penalty(context.online_latents), {})]
         if plan.action and sample.imitate:

@@ -92,6 +92,7 @@ NoiseSource = Callable[[int], CounterNoise]
 
 _WARM_UP = 2  # plans with one candidate before the pace is believed
 _FORGET = 0.9
+_TIME_AGAIN = 20  # plans of many observations at once between two of one alone
 
 
 class Planner:
@@ -118,6 +119,7 @@ class Planner:
         self._queries, self._settings, self._gate = queries, settings, gate
         self._one_ms: list[float] = []
         self._each_ms: float | None = None
+        self._timed_at = 0
         self.num_plans = self.num_candidates = 0  # made, and imagined for them, since the beginning
 
     @torch.no_grad()
@@ -144,26 +146,34 @@ class Planner:
         Raises:
             NonFiniteError: of some observation no candidate and its score are numbers.
         """
+        started = time.perf_counter()
+        since = since or started
         if self._settings.budget_ms is not None and context.size > 1:
-            self._time_one(context, noise, goal, warm, committed)
-        started, count = since or time.perf_counter(), self.affordable()
+            encoding_ms = 1e3 * (started - since) / context.size
+            self._time_one(context, noise, encoding_ms, goal, warm, committed)
+        count = self.affordable()
         plan = self._best_of(count, context, noise, goal, warm, committed)
         if context.size == 1:
-            self._learn_pace(count, 1e3 * (time.perf_counter() - started))
+            self._learn_pace(count, 1e3 * (time.perf_counter() - since))
         self.num_plans += context.size
         self.num_candidates += count * context.size
         return plan
 
-    def _time_one(self, context: Context, noise: NoiseSource, *given: Tensor | None) -> None:
-        """Of many observations at once, one is planned for alone: the budget is that of one arm."""
+    def _time_one(
+        self, context: Context, noise: NoiseSource, before_ms: float, *given: Tensor | None
+    ) -> None:
+        """Of many observations at once, one is planned for alone now and then: the budget is one arm's."""
+        known = self._each_ms is not None or self._settings.candidates == 1
+        if known and self.num_plans < self._timed_at + _TIME_AGAIN * context.size:
+            return
+        self._timed_at, known = self.num_plans, False
         first = context.take(torch.zeros(1, dtype=torch.int64, device=context.latents.device))
         goal, warm, committed = (None if x is None else x[:1] for x in given)
-        known = False
         while not known:
             known = self._each_ms is not None or self._settings.candidates == 1
             started, count = time.perf_counter(), self.affordable()
             self._best_of(count, first, noise, goal, warm, committed)
-            self._learn_pace(count, 1e3 * (time.perf_counter() - started))
+            self._learn_pace(count, before_ms + 1e3 * (time.perf_counter() - started))
 
     def _best_of(
         self,
@@ -241,7 +251,8 @@ class Planner:
         given = None if committed is None else committed.repeat_interleave(count, dim=0)
         chunks = ask(many, noise, future, given)
         most = min(config.rtc_max_delay, chunks.shape[1] - 1)
-        if warm is None or most < 1 or config.rtc_share == 0:  # it never learned to go on with anything
+        able = most >= 1 and config.rtc_share > 0  # it was trained to go on with what was begun
+        if warm is None or not able or count == 1:  # an only candidate looks at what there is now
             return chunks
         ahead = None if future is None else future.each(lambda x: x[first])
         going_on = ask(many.take(first), noise.take(first), ahead, warm[:, :most])

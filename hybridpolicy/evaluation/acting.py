@@ -78,6 +78,7 @@ class Actor:
     goal: torch.Tensor | None = None
     _planned: list[np.ndarray] = field(default_factory=list)
     _planner: Planner | None = None
+    _commanded: np.ndarray | None = None  # (N, A) by a planner, last: where to stand, not where it sagged to
     _left_over: torch.Tensor | None = None  # of the planner's last choice, pipeline units
 
     @classmethod
@@ -119,7 +120,7 @@ class Actor:
             ConfigurationError: this policy cannot be planned with, see `check_planner`.
         """
         self._planner = Planner(self.policy.queries, settings, gate)
-        self._left_over = None
+        self._left_over = self._commanded = None
 
     def check_rate(self, rate_hz: float) -> None:
         """Raises `ConfigurationError` for another rate than that of training: chunks count frames."""
@@ -178,7 +179,8 @@ class Actor:
             proposals, chosen = self.choose(pixels, state, texts, extra, left_over=self._left_over)
             left = None if chosen is None else chosen[:, self.policy.config.n_action_steps :]
             self._left_over = None if left is None or not left.shape[1] else left
-            result = proposals.best(state)
+            result = proposals.best(state if self._commanded is None else self._commanded)
+            self._commanded = result[:, self.policy.config.n_action_steps - 1]
             self.num_planned += len(result)
             self.num_held += int((proposals.chosen < 0).sum())
         else:
@@ -278,7 +280,7 @@ class Actor:
         """Forgets planned actions: the next observation is of another episode."""
         self.policy.reset()
         self._planned.clear()
-        self._left_over = None
+        self._left_over = self._commanded = None
 
     @property
     def doubt(self) -> np.ndarray | None:

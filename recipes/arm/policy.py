@@ -283,7 +283,7 @@ class _Planner:
                 batch = self.actor.batch(*seen)
                 chunk = self.actor.policy.predict_action_chunk(batch, elapsed=elapsed, **given)
                 positions = self.actor.postprocessor(chunk).float().cpu().numpy()[0]
-        self._last = None if chunk is None else (observation.plan_us, chunk)
+        self._last = observation.plan_us, chunk
         imagined = bool(self.actor.imagined(1)[0])
         return Plan(observation.number, positions, time.perf_counter() - start, imagined, held)
 
@@ -294,8 +294,8 @@ class _Planner:
         begun_us, chunk = self._last
         period_us = 1e6 / float(self.actor.policy.config.fps or 1.0)
         done = round((observation.plan_us - begun_us) / period_us)
-        left = chunk[:, done:]
-        return done, left if left.shape[1] else None
+        left = None if chunk is None else chunk[:, done:]
+        return done, left if left is not None and left.shape[1] else None
 
 
 def _identity(policy: Any, folder: str) -> dict[str, Any]:

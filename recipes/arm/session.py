@@ -125,6 +125,7 @@ class Session:
         began_us = now_us()
         self._cameras.look_after(began_us)
         self._paused = self._standing_us = None
+        self._held = False
         try:
             self._follow(result, now_us())
         except ArmStopped as stop:
@@ -304,13 +305,22 @@ class Session:
         if self._paused is not None or age_us > self._facts.period_us * self._facts.chunk_size:
             result.dropped_plans += 1  # of a moment that is over
             return
+        result.plans += 1
+        if plan.held:
+            self._stand_for_want_of_a_plan()
+            return
+        self._held = False
         chunk, parts = self._led_in(plan.positions)
         self._arm.send_chunk(chunk.tolist(), 1.0 / self._facts.fps / parts, start_us=asked.plan_us)
         self._begun_us, self._sent_us, self._imagined = asked.plan_us, now_us(), plan.imagined
-        if plan.held and not self._held:
-            self._note(Severity.WARNING, "no candidate passed the gate: the arm stands until one does")
-        self._held = plan.held
-        result.plans += 1
+
+    def _stand_for_want_of_a_plan(self) -> None:
+        """Once, where the arm was sent last: the pose that is measured sags a little lower every time."""
+        if self._held:
+            return
+        self._held = self._eventful = True
+        self._note(Severity.WARNING, "no candidate passed the gate: the arm stands until one does")
+        self._stand()
 
     def _led_in(self, chunk: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
         """A chunk (T, A) for an arm that stands: its first period leads from where the arm is held.

@@ -121,7 +121,10 @@ class RunSettings:
         """What the policy's process is told of planning. CalibrationError as `control_spec`."""
         if self.planner is None:
             return None
-        return Planning(self.planner, self.control_spec(None).limits if self.gate else ())
+        if not self.gate:
+            return Planning(self.planner)
+        # A first run is slowed by the control process; the chunks are what they are.
+        return Planning(self.planner, dataclasses.replace(self, first_run=False).control_spec(None).limits)
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""

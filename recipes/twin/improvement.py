@@ -133,9 +133,11 @@ def _improved(
     )  # fmt: skip
     files, sums, every = [], [], []
     for number, reader in enumerate(readers, start=1):
-        file = folder / f"weights{number}.npy"
+        file = folder / f"weights{number}-beta{plan.beta:g}-limit{plan.limit:g}.npy"
         if not file.is_file():  # another machine would find the last digits different, and so another run
-            np.save(file, advantage_weights(actor.policy, actor.preprocessor, reader, plan.beta, plan.limit))
+            part = file.with_suffix(".part.npy")
+            np.save(part, advantage_weights(actor.policy, actor.preprocessor, reader, plan.beta, plan.limit))
+            part.replace(file)
         weights = np.load(file)
         files.append(str(file))
         every.append(weights[reader.rows])

@@ -72,6 +72,14 @@ def test_heads_are_measured_as_a_planner_asks_them(make_policy, make_batch):
     assert len({found[f"success_brier{form}"] for form in forms}) == 4
 
 
+def test_what_does_not_change_has_no_skill_to_speak_of(make_policy, make_batch):
+    """As latents that stand still: neither perfect nor infinitely bad."""
+    policy, batch = make_policy(coupling="joint").eval(), make_batch(8)
+    batch["observation.state"] = batch["observation.state"][:, :1].repeat(1, 3, 1)
+    found = policy.measure(batch)
+    assert [found[f"imagine_state_skill_{offset}"] for offset in (2, 4)] == [0.0, 0.0]
+
+
 def test_a_query_that_does_not_listen_is_no_worse_with_what_belongs_to_another(make_policy, make_batch):
     policy = make_policy(coupling="joint").eval()
     found = policy.measure(make_batch(8))

@@ -204,6 +204,22 @@ def test_a_policy_that_never_went_on_is_not_made_to(planning):
         assert bool(taken) is goes_on
 
 
+def test_an_only_candidate_looks_at_what_there_is_now(planning):
+    """And keeps what will be executed before it arrives."""
+    policy, context, noise = planning(rtc_share=0.1)
+    planner, warm = Planner(policy.queries, PlannerSettings(1)), torch.full((2, 3, 4), 0.3)
+    alone = planner.plan(context, noise, warm=warm)
+    assert float((alone.chunk[:, :2] - 0.3).abs().min()) > 1e-6
+    begun = planner.plan(context, noise, warm=warm, committed=warm[:, :1])
+    assert float((begun.chunk[:, :1] - 0.3).abs().max()) < 1e-6
+    assert float((begun.chunk[:, 1:] - 0.3).abs().min()) > 1e-6
+    several = Planner(policy.queries, PlannerSettings(3)).plan(
+        context, noise, warm=warm, committed=warm[:, :1]
+    )
+    assert float((several.candidates[:, :, 0] - 0.3).abs().max()) < 1e-6
+    assert float((several.candidates[:, 0, 1] - 0.3).abs().max()) < 1e-6
+
+
 def test_cascaded_goes_on_with_its_last_plan_too(planning):
     policy, context, noise = planning("cascaded", rtc_share=0.1)
     warm = torch.full((2, 3, 4), 0.3)

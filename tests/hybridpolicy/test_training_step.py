@@ -166,6 +166,18 @@ def test_what_is_not_to_be_imitated_teaches_what_follows(make_policy, make_batch
     assert (losses[0] != losses[1]) is told
 
 
+@pytest.mark.parametrize("coupling", ["vla", "latent_plan"])
+def test_rows_without_a_world_prior_judge_what_is_not_imitated(make_policy, make_batch, coupling):
+    policy = make_policy(coupling=coupling, outcome_weight=1.0).train()
+    labels = {"outcome.labels": torch.rand(8, 3), "outcome.known": torch.ones(8, 3)}
+    loss, report = policy.forward(make_batch(8) | labels | {"imitate": False})
+    loss.backward()
+    assert set(report) == {"outcome_loss", "goal_spread_loss", "loss"}
+    assert bool(policy.network.outcome.out.weight.grad.any())
+    with pytest.raises(ConfigurationError, match="neither actions nor future frames"):
+        policy.forward(make_batch(8) | {"imitate": False})
+
+
 @pytest.mark.parametrize("absent", ["camera", "state", "text", "blank text", "everything but one camera"])
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_what_is_absent_is_absent(make_policy, make_batch, coupling, absent):

@@ -85,9 +85,11 @@ def test_where_no_candidate_passes_the_arm_stands(planned_folder):
     chunk = actor.chunk(*seen)
     np.testing.assert_array_equal(chunk, np.repeat(seen[1][:, None], chunk.shape[1], axis=1))
     assert (actor.num_planned, actor.num_held) == (2, 2)
+    sagged = (seen[0], seen[1] - 5.0, seen[2])
+    np.testing.assert_array_equal(actor.chunk(*sagged), chunk)  # where it was sent, not where it sagged to
     actor.set_planner(PlannerSettings(3), Says(True))
     assert not np.array_equal(actor.chunk(*seen), chunk)
-    assert (actor.num_planned, actor.num_held) == (4, 2)
+    assert (actor.num_planned, actor.num_held) == (6, 4)
     refused = Proposals(np.zeros((1, 2, 4, 6)), np.zeros((1, 2)), np.array([-1]))
     with pytest.raises(ConfigurationError, match="a state of 3 numbers does not say where to stand"):
         refused.best(np.zeros((1, 3)))
