@@ -34,7 +34,8 @@ class Embodiment(nn.Module):
             )
         if states:
             self.state_in = nn.Linear(states, width)
-            self.state_future_in = nn.Linear(2 * states, width)
+            self.state_future_in = nn.Linear(states, width)
+            self.state_change = nn.Parameter(torch.zeros(width, states))
             self.state_future_out = nn.Linear(width, states)
             if config.waypoint_weight > 0:
                 moments = len(config.waypoint_offsets)
@@ -49,7 +50,10 @@ class Embodiment(nn.Module):
         vectors = config.vectors
         foretold = [v for v in vectors if v.foretold]
         self.vectors_in = nn.ModuleDict({v.name: nn.Linear(v.size, width) for v in vectors})
-        self.vectors_future_in = nn.ModuleDict({v.name: nn.Linear(2 * v.size, width) for v in foretold})
+        self.vectors_future_in = nn.ModuleDict({v.name: nn.Linear(v.size, width) for v in foretold})
+        self.vectors_change = nn.ParameterDict(
+            {v.name: nn.Parameter(torch.zeros(width, v.size)) for v in foretold}
+        )
         self.vectors_future_out = nn.ModuleDict({v.name: nn.Linear(width, v.size) for v in foretold})
         for out in self.vectors_future_out.values():  # it begins with copying
             nn.init.zeros_(out.weight)

@@ -8,6 +8,7 @@ one token per named column that is foretold.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import HybridConfig
@@ -130,7 +131,8 @@ class HybridNetwork(nn.Module):
         self.view_position = nn.ParameterDict({name: _positions(2, tokens, width) for name in cameras})
         self.goal_position = _positions(config.goal_tokens, width)
         self.state_position = _positions(width)
-        self.latent_future_in = nn.Linear(2 * size, width)
+        self.latent_future_in = nn.Linear(size, width)
+        self.latent_change = nn.Parameter(torch.zeros(width, size))
         self.latent_out = nn.Linear(width, size)
         self.offset_position = _positions(len(config.world_offsets), width)
         self.latent_mask = nn.Parameter(torch.zeros(size))
@@ -300,16 +302,18 @@ class HybridNetwork(nn.Module):
         """Future x, of the offsets from number `first` on, at flow time tau (B,), → (B, Nw, D)."""
         views = torch.cat([self.view_position[name][0] for name in context.cameras])
 
-        def with_change(then: Tensor, now: Tensor) -> Tensor:
-            """Beside what will be, how it differs from now: nothing, where nothing is known of it yet."""
-            return torch.cat((then, (then - now) * tau.view(-1, *[1] * (then.ndim - 1))), dim=-1)
+        def change(then: Tensor, now: Tensor) -> Tensor:
+            """How what will be differs from now: not at all, where nothing is known of it yet."""
+            return (then - now) * tau.view(-1, *[1] * (then.ndim - 1))
 
-        x = x.beside(context.now, with_change)
-        parts = [self.latent_future_in(x.latents) + views]
+        changes = x.beside(context.now, change)
+        parts = [self.latent_future_in(x.latents) + F.linear(changes.latents, self.latent_change) + views]
         if x.state is not None:
-            parts.append((embodiment.state_future_in(x.state) + self.state_position).unsqueeze(2))
+            token = embodiment.state_future_in(x.state) + F.linear(changes.state, embodiment.state_change)
+            parts.append((token + self.state_position).unsqueeze(2))
         for name, value in x.vectors.items():
             token = embodiment.vectors_future_in[name](value) + self.optional.position[name]
+            token = token + F.linear(changes.vectors[name], embodiment.vectors_change[name])
             parts.append(token.unsqueeze(2))
         tokens = torch.cat(parts, dim=2)
         positions = self.offset_position[first : first + x.latents.shape[1], None]
