@@ -176,12 +176,9 @@ def check_latency(port: str, facts: PolicyFacts, latency: Latency) -> Check:
             f"{port}: a chunk takes {latency.median_ms:.0f} ms and the arm would starve after "
             f"{budget_ms:.0f} ms; close other programs, give --threads, or use --imagine never"
         )
-    if latency.plan.held:
-        raise CheckFailed(
-            f"{port}: of the chunks planned from here, none passes the gate of this arm; look at where it "
-            "starts, at its calibration and at the policy, or leave out --gate"
-        )
     late = "" if latency.median_ms <= period_ms else f"; slower than its period of {period_ms:.0f} ms"
+    if latency.plan.held:  # where it lies folded that may be; from its start pose it is another matter
+        late += "; from where the arm is now, no chunk passes the gate, and it would stand"
     return Check(
         "latency", f"{latency.median_ms:.0f} ms a chunk (worst {latency.worst_ms:.0f}), "
                    f"budget {budget_ms:.0f} ms{late}"
