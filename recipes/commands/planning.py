@@ -44,10 +44,10 @@ def check(args: argparse.Namespace) -> None:
 
 def settings(args: argparse.Namespace) -> Any:
     """`PlannerSettings`, or None where no planner was asked for."""
-    from hybridpolicy.planner import PlannerSettings
-
     if args.planner_k is None:
         return None
+    from hybridpolicy.planner import PlannerSettings  # with torch, which driving an arm does without
+
     return PlannerSettings(
         args.planner_k, args.planner_risk, args.planner_success, budget_ms=args.planner_budget_ms
     )
