@@ -92,7 +92,8 @@ def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dic
     """How often the judge calls a held-out success one, and how often where another task had been asked.
 
     {"hits", "false_alarms", "episodes"}: both are shares; the second counts tasks of the same scene. Episodes
-    that ask for a block that is not there, or for nothing the twin knows, are left out.
+    that ask for a block that is not there, or for nothing the twin knows, are left out; where no scene has
+    another task, so are the false alarms.
 
     Raises:
         ConfigurationError: no episode is left.
@@ -116,10 +117,8 @@ def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dic
             "dream fit: no held-out episode asks for something that is there, so the judge cannot be judged; "
             "hold out more episodes"
         )
-    return {
-        "hits": float(np.mean(hits)), "false_alarms": float(np.mean(alarms)) if alarms else 0.0,
-        "episodes": float(len(hits)),
-    }  # fmt: skip
+    found = {"hits": float(np.mean(hits)), "episodes": float(len(hits))}
+    return found | ({"false_alarms": float(np.mean(alarms))} if alarms else {})
 
 
 def _can_be_done(text: str, there: np.ndarray) -> bool:
