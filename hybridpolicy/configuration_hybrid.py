@@ -32,7 +32,7 @@ NETWORK_FIELDS = (
     *("world_steps", "world_offsets", "chunk_size", "image_size", "width", "depth", "heads", "mlp_ratio"),
     *("num_keypoints", "tokens_per_view", "keypoint_features", "frame_channels", "goal_model", "goal_tokens"),
 )
-"""What decides how a network answers and what an answer costs; weights of losses and dropout do not."""
+"""What decides how a network answers the same inputs and what an answer costs; losses and dropout do not."""
 
 
 @PreTrainedConfig.register_subclass("hybrid")
@@ -147,7 +147,7 @@ class HybridConfig(PreTrainedConfig):
 
     @property
     def network(self) -> dict[str, Any]:
-        """`NETWORK_FIELDS` and their values; equal where two policies differ in weights alone."""
+        """`NETWORK_FIELDS` and their values; equal, for the same inputs, where weights alone differ."""
         return {name: getattr(self, name) for name in NETWORK_FIELDS}
 
     def __post_init__(self) -> None:

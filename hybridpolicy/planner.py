@@ -147,7 +147,7 @@ class Planner:
             NonFiniteError: of some observation no candidate and its score are numbers.
         """
         started = time.perf_counter()
-        since = since or started
+        since = started if since is None else since
         if self._settings.budget_ms is not None and context.size > 1:
             encoding_ms = 1e3 * (started - since) / context.size
             self._time_one(context, noise, encoding_ms, goal, warm, committed)

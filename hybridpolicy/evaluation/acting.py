@@ -179,7 +179,8 @@ class Actor:
             proposals, chosen = self.choose(pixels, state, texts, extra, left_over=self._left_over)
             left = None if chosen is None else chosen[:, self.policy.config.n_action_steps :]
             self._left_over = None if left is None or not left.shape[1] else left
-            result = proposals.best(state if self._commanded is None else self._commanded)
+            known = self._commanded is not None and len(self._commanded) == len(state)
+            result = proposals.best(self._commanded if known else state)
             self._commanded = result[:, self.policy.config.n_action_steps - 1]
             self.num_planned += len(result)
             self.num_held += int((proposals.chosen < 0).sum())
