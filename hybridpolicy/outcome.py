@@ -52,6 +52,11 @@ class OutcomeHeads(nn.Module):
         yes = labels > 0.5
         self.labels[int(chunk)] += torch.stack(((known & ~yes).sum(dim=0), (known & yes).sum(dim=0)), dim=1)
 
+    @property
+    def trained(self) -> bool:
+        """Whether any label was ever seen: before, what the heads say is drawn by lot."""
+        return bool(self.labels.any())
+
     def knows(self, head: str, chunk: bool = False) -> bool:
         """Whether a head has seen both answers: one that has seen one of them says nothing else.
 

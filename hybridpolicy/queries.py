@@ -105,12 +105,14 @@ class Queries:
             future: that follows. actions: (B, T, A) the chunk that is taken, in the network's convention.
 
         Raises:
-            QueryError: the policy has no outcome heads, or its row has no future to show them.
+            QueryError: the policy has no outcome heads, or nothing trained them, or its row has no future to
+                show them.
         """
-        if self.config.outcome_weight == 0:
+        if self.config.outcome_weight == 0 or not self.network.outcome.trained:
             raise QueryError(
-                "hybrid: this policy has no outcome heads; train with policy.outcome_weight above 0 on "
-                "sources that say how episodes ended (DatasetSource.outcomes)"
+                f"hybrid: this policy has no {'' if self.config.outcome_weight == 0 else 'trained '}outcome "
+                "heads; train with policy.outcome_weight above 0 on sources that say how episodes ended "
+                "(DatasetSource.outcomes)"
             )
         prefix = context.prefix
         if future is not None:

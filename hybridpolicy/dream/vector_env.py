@@ -45,10 +45,11 @@ class DreamVectorEnv(VectorEnv):
         # A head that was never shown a failure calls everything a success.
         able = config.outcome_weight > 0 and world.actor.policy.network.outcome.knows("success")
         by_outcome = able if judge == "auto" else judge == "outcome"
-        if by_outcome and config.outcome_weight == 0:
+        if by_outcome and not able:
             raise ConfigurationError(
-                f"dream: judge = outcome, and {world.folder} has no outcome heads; use judge = probe, or "
-                "train it with policy.outcome_weight above 0"
+                f"dream: judge = outcome, and {world.folder} has no success head that was trained on both "
+                "answers; use judge = probe, or train it with policy.outcome_weight above 0 on rollouts, "
+                "failures included"
             )
         if not by_outcome and PRESENT not in recorded.columns:
             raise ConfigurationError(

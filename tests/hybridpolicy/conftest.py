@@ -81,7 +81,9 @@ def stats():
 
 @pytest.fixture
 def make_policy(make_config, stats):
-    """(live=True, **fields) → HybridPolicy; `live` moves every weight off its initial zero or one."""
+    """(live=True, **fields) → HybridPolicy; `live` moves every weight off its initial zero or one;
+    outcome heads were shown a success.
+    """
 
     def make(live=True, with_stats=True, **fields):
         policy = HybridPolicy(make_config(**fields), dataset_stats=stats if with_stats else None)
@@ -91,6 +93,8 @@ def make_policy(make_config, stats):
                     parameter.add_(torch.randn_like(parameter) * 0.05)
         if with_stats and policy.config.action_convention == "relative":
             policy.embodiment.relative_std.copy_(torch.linspace(2.0, 8.0, 16).view(4, 4))
+        if policy.config.outcome_weight > 0:
+            policy.network.outcome.labels[0, :, 1] = 1  # trained, on one answer
         return policy
 
     return make

@@ -51,10 +51,12 @@ def recorded():
 
 @pytest.fixture
 def saved(make_policy, stats, tmp_path):
-    """(probe=True, **fields) → folder of a small policy with its pipeline and a kit."""
+    """(probe=True, judged=False, **fields) → folder of a small policy with its pipeline and a kit."""
 
-    def make(probe=True, **fields):
+    def make(probe=True, judged=False, **fields):
         policy = make_policy(**({"coupling": "joint", "fps": 10.0} | fields))
+        if judged:
+            policy.network.outcome.labels.fill_(1)
         policy.save_pretrained(tmp_path)
         for part in make_hybrid_pre_post_processors(policy.config, stats):
             part.save_pretrained(tmp_path)
@@ -171,8 +173,8 @@ def test_the_probe_judges_and_an_ended_episode_stands_still(dream, monkeypatch):
 
 def test_the_outcome_heads_judge_where_there_are_any(dream, monkeypatch):
     with pytest.raises(ConfigurationError, match="were shown successes and failures"):
-        dream(2, length=2, probe=False, outcome_weight=1.0)  # untrained: it would call everything the same
-    env = dream(2, length=2, probe=False, outcome_weight=1.0, judge="outcome")
+        dream(2, length=2, probe=False, outcome_weight=1.0)  # of successes: it would call everything one
+    env = dream(2, length=2, probe=False, outcome_weight=1.0, judged=True)
     assert env.judged_by == "outcome"
     env.reset(seed=0)
     monkeypatch.setattr(env._world, "success_chance", lambda: np.array([0.4, 0.6]))
@@ -189,8 +191,9 @@ def test_what_cannot_be_dreamt_in_is_refused(dream, saved, make_policy, tmp_path
         dream(probe=False)
     empty = FrameCache(Path(), Path("none"), 10, [], {}, {}, np.array([]), np.array([]))
     world = DreamWorld(saved())
-    with pytest.raises(ConfigurationError, match="has no outcome heads; use judge = probe"):
-        dream(judge="outcome")
+    for fields in ({}, {"outcome_weight": 1.0}):
+        with pytest.raises(ConfigurationError, match="no success head that was trained on both"):
+            dream(judge="outcome", **fields)
     with pytest.raises(ConfigurationError, match=r"episodes \[0, 1, 2\] … of none; it has 0 … -1"):
         DreamVectorEnv(1, world, empty, range(3), 5)
     for name in ("dream.json", "dream.safetensors"):

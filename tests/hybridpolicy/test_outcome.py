@@ -92,6 +92,9 @@ def test_nobody_sees_the_outcome_token(make_policy, make_batch):
     assert torch.equal(judged.predict_action_chunk(batch), plain.predict_action_chunk(batch))
     with pytest.raises(QueryError, match="no outcome heads"):
         plain.queries.evaluate(plain.context(batch))
+    judged.network.outcome.labels.zero_()
+    with pytest.raises(QueryError, match="no trained outcome heads"):
+        judged.queries.evaluate(context)
 
 
 def test_the_padding_after_an_episode_is_not_judged(make_policy, make_batch):

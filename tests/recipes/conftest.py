@@ -64,6 +64,8 @@ def make_policy_folder(tmp_path_factory):
         policy = HybridPolicy(config, dataset_stats=statistics)
         if config.action_convention == "relative":
             policy.embodiment.relative_std.fill_(1.0)
+        if config.outcome_weight > 0:
+            policy.network.outcome.labels.fill_(1)
         folder = tmp_path_factory.mktemp("policy")
         policy.save_pretrained(folder)
         for pipeline in make_hybrid_pre_post_processors(config, dataset_stats=statistics):

@@ -33,7 +33,9 @@ def arm_policy(spread_deg):
     )  # fmt: skip
     stats = {name: {"mean": REST_DEG, "std": np.full(6, spread)} for name, spread in
              (("observation.state", 10.0), ("action", spread_deg))}  # fmt: skip
-    return HybridPolicy(config, dataset_stats=stats).eval()
+    policy = HybridPolicy(config, dataset_stats=stats).eval()
+    policy.network.outcome.labels.fill_(1)
+    return policy
 
 
 def plan_with(policy, candidates):
