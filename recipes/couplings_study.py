@@ -21,17 +21,20 @@ def recipe(root: str = "outputs/couplings_study") -> TrainConfig:
 
 
 def variants(config: TrainConfig) -> list[Variant]:
-    """One for each row of the table, and one whose world and action tokens share their weights.
+    """The quickstart itself, one for each row of the table, and one whose world and action tokens share their
+    weights.
 
-    A row without a world prior has no stage 1; its samples stay equal.
+    A row without a world prior can have no stage 1, so none has but the quickstart: all others see equally
+    many samples of the same demonstrations.
     """
+    rows = [("joint", "two", "with"), *((row, "two", "without") for row in COUPLINGS)]
     found = []
-    for name, streams in [*((row, "two") for row in COUPLINGS), ("joint", "tied")]:
+    for name, streams, stage1 in [*rows, ("joint", "tied", "without")]:
         stages = config.stages
-        if not COUPLINGS[name].generative:
+        if stage1 == "without":
             stages = [replace(stages[-1], samples=sum(stage.samples for stage in stages))]
         policy = replace(config.policy, coupling=name, streams=streams, imagine=None)
-        factors = {"coupling": name, "streams": streams}
+        factors = {"coupling": name, "streams": streams, "stage1": stage1}
         found.append(Variant(factors, replace(config, stages=stages, policy=policy)))
     return found
 

@@ -13,7 +13,9 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,8 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.files import write_json
-from hybridpolicy.stats import Interval, bootstrap_mean, paired_bootstrap
-from hybridpolicy.training.config import TrainConfig
+from hybridpolicy.stats import mean_over_runs, paired_bootstrap
+from hybridpolicy.training.config import TrainConfig, encode_recipe
 from recipes.job import git_revision, machine, train
 from recipes.twin import suites
 from recipes.twin.job import Budget, record, world_figures
@@ -71,49 +73,57 @@ def run_study(
         raise ConfigurationError(f"study {title!r}: variants see {totals} samples; make them equal")
     path = output / "study.json"
     head = {"title": title, "command": command, "samples": next(iter(totals.values()))}
-    cells = _read_cells(path, head, variants)
+    jobs = {variant.name: _Job(variant, output, budget, variation) for variant in variants}
+    cells = _read_cells(path, head, jobs)
     record(output / "data", budget, variation, 0, progress)
-    missing = [(variant, seed) for seed in seeds for variant in variants if seed not in cells[variant.name]]
+    missing = [(jobs[variant.name], seed) for seed in seeds for variant in variants
+               if seed not in cells[variant.name]]  # fmt: skip
     with progress("cells", len(variants) * len(seeds), "cells", start=sum(map(len, cells.values()))) as bar:
-        for variant, seed, found in _measure(
-            missing, output, budget, variation, workers or os.cpu_count() or 1, progress
-        ):
-            cells[variant.name][seed] = found
+        for name, seed, found in _measure(missing, workers or os.cpu_count() or 1, progress):
+            cells[name][seed] = found
             _write(path, head, variants, cells)
-            bar.advance(1, f"{variant.name}, seed {seed}")
+            bar.advance(1, f"{name}, seed {seed}")
     if not missing:
         _write(path, head, variants, cells)  # what is said of the cells may be new
     return path
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A variant and what it is measured on. git: the revision of the code when the study began."""
+
+    variant: Variant
+    output: Path
+    budget: Budget
+    variation: Variation
+    git: str = field(default_factory=git_revision)
+
+    @cached_property
+    def recipe(self) -> str:
+        """SHA-256 of all of it but the folder: what differs in it is not the same cell."""
+        told = [encode_recipe(self.variant.config), asdict(self.budget), asdict(self.variation)]
+        return sha256(json.dumps(told).replace(str(self.output), "").encode()).hexdigest()
+
+
 def _measure(
-    missing: Sequence[tuple[Variant, int]],
-    output: Path,
-    budget: Budget,
-    variation: Variation,
-    workers: int,
-    progress: Any,
-) -> Iterator[tuple[Variant, int, dict[str, Any]]]:
+    missing: Sequence[tuple[_Job, int]], workers: int, progress: Any
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Every missing cell as it is measured, `workers` at a time."""
     waiting = deque(missing)
-    running: dict[Future[dict[str, Any]], tuple[Variant, int]] = {}
+    running: dict[Future[dict[str, Any]], tuple[str, int]] = {}
     failure: BaseException | None = None
     with ProcessPoolExecutor(
         max(1, min(workers, len(missing))), multiprocessing.get_context("spawn")
     ) as pool:
         while running or (waiting and failure is None):
             while waiting and failure is None and len(running) < workers:
-                variant, seed = waiting.popleft()
-                folder = output / "cells" / variant.name / f"seed{seed}"
-                running[pool.submit(_cell, variant, seed, folder, budget, variation, progress)] = (
-                    variant,
-                    seed,
-                )
+                job, seed = waiting.popleft()
+                running[pool.submit(_cell, job, seed, progress)] = job.variant.name, seed
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                variant, seed = running.pop(done)
+                name, seed = running.pop(done)
                 failure = done.exception() or failure
                 if done.exception() is None:
-                    yield variant, seed, done.result()
+                    yield name, seed, done.result()
     if failure is not None:
         raise failure
 
@@ -121,9 +131,9 @@ def _measure(
 _Cells = dict[str, dict[int, dict[str, Any]]]  # variant's name → seed → what was measured
 
 
-def _read_cells(path: Path, head: dict[str, Any], variants: Sequence[Variant]) -> _Cells:
+def _read_cells(path: Path, head: dict[str, Any], jobs: dict[str, _Job]) -> _Cells:
     """The cells of a study.json that is there already."""
-    cells: _Cells = {variant.name: {} for variant in variants}
+    cells: _Cells = {name: {} for name in jobs}
     if not path.is_file():
         return cells
     study = json.loads(path.read_text(encoding="utf-8"))
@@ -132,8 +142,14 @@ def _read_cells(path: Path, head: dict[str, Any], variants: Sequence[Variant]) -
         raise ConfigurationError(
             f"{path}: another study's ({', '.join(different) or 'it holds no cells'}); choose an empty folder"
         )
-    for name in cells:
-        cells[name] = {int(cell["seed"]): cell for cell in study["cells"].get(name, [])}
+    for name, job in jobs.items():
+        found = study["cells"].get(name, [])
+        if any(cell["recipe"] != job.recipe for cell in found):
+            raise ConfigurationError(
+                f"{path}: {name} was measured with another recipe than it would be now; choose an empty "
+                "folder"
+            )
+        cells[name] = {int(cell["seed"]): cell for cell in found}
     return cells
 
 
@@ -147,7 +163,7 @@ def _write(path: Path, head: dict[str, Any], variants: Sequence[Variant], cells:
     ]
     study = head | {
         "machine": machine(),
-        "git": git_revision(),
+        "git": sorted({cell["git"] for found in cells.values() for cell in found.values()}),
         "seeds": sorted({seed for found in cells.values() for seed in found}),
         "missing": [variant.name for variant in variants if not cells[variant.name]],
         "variants": [_row(variant, _in_order(cells[variant.name])) for variant in begun],
@@ -161,11 +177,11 @@ def _in_order(found: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     return [found[seed] for seed in sorted(found)]
 
 
-def _cell(
-    variant: Variant, seed: int, folder: Path, budget: Budget, variation: Variation, progress: Any
-) -> dict[str, Any]:
+def _cell(job: _Job, seed: int, progress: Any) -> dict[str, Any]:
     """What one variant trained with one seed can do; in a process of its own, on one thread."""
     torch.set_num_threads(1)
+    variant, budget, variation = job.variant, job.budget, job.variation
+    folder = job.output / "cells" / variant.name / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         policy = replace(variant.config.policy, seed=seed)
@@ -179,6 +195,7 @@ def _cell(
         world = world_figures(actor, config, budget) if _has_world(actor) else None
     return {
         "seed": seed,
+        "network": variant.config.policy.network,
         "outcomes": [int(played.success[0]) for played in normal],
         "imagine": imagine,
         "families": [played.scenario.family for played in normal],
@@ -186,7 +203,8 @@ def _cell(
         "swapped_success": float(np.mean([played.success[1] for played in swapped])),
         "world": world,
         "train_minutes": summary.seconds / 60.0,
-        "git": git_revision(),
+        "recipe": job.recipe,
+        "git": job.git,
     }
 
 
@@ -220,9 +238,8 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     by_seed = [float(np.mean(cell["outcomes"])) for cell in cells]
     return {
         **variant.factors,
-        "network": variant.config.policy.network,
+        "network": cells[0]["network"],
         "success": {**suites.rate(outcomes), "by_seed": by_seed, "by_family": by_family},
-        "seeds_mean": _figure(bootstrap_mean(by_seed)),
         "language": {
             name: float(np.mean([cell[name] for cell in cells])) for name in ("followed", "swapped_success")
         },
@@ -241,13 +258,11 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _imagining(cells: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """Success with an imagined future minus without one, on the same scenes, resampled over whole seeds."""
+def _imagining(cells: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Success with an imagined future minus without one, on the same scenes."""
     if not {"never", "always"} <= cells[0]["imagine"].keys():
         return None
-    always, never = ([x for cell in cells for x in cell["imagine"][mode]] for mode in ("always", "never"))
-    groups = [cell["seed"] for cell in cells for _ in cell["outcomes"]]
-    return _figure(paired_bootstrap(always, never, groups=groups if len(cells) > 1 else None))
+    return _difference(*([cell["imagine"][mode] for cell in cells] for mode in ("always", "never")))
 
 
 def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant, str]]:
@@ -259,23 +274,24 @@ def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant, str]
 
 
 def _effect(first: Variant, second: Variant, factor: str, cells: _Cells) -> dict[str, Any]:
-    """Success of `first` minus that of `second` on the same scenes, resampled over whole seeds."""
+    """Success of `first` minus that of `second`, with the seeds both were trained with."""
     both = sorted(cells[first.name].keys() & cells[second.name].keys())
-    left, right = ([cells[variant.name][seed] for seed in both] for variant in (first, second))
-    groups = [cell["seed"] for cell in left for _ in cell["outcomes"]]
-    interval = paired_bootstrap(
-        [x for cell in left for x in cell["outcomes"]],
-        [x for cell in right for x in cell["outcomes"]],
-        groups=groups if len(left) > 1 else None,
-    )
+    left, right = ([cells[variant.name][seed]["outcomes"] for seed in both] for variant in (first, second))
     held = {name: level for name, level in first.factors.items() if name != factor}
     return {
         "factor": factor,
         "compared": f"{first.factors[factor]} − {second.factors[factor]}",
         "holding": held,
-        "difference": _figure(interval),
+        "difference": _difference(left, right),
     }
 
 
-def _figure(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+def _difference(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Mean difference of outcomes, per seed those of the same scenes, and what its interval is over: several
+    seeds say something of the recipe; the scenes of one, of that one policy alone.
+    """
+    by_seed = [float(np.mean(a) - np.mean(b)) for a, b in zip(first, second, strict=True)]
+    alone = len(by_seed) == 1
+    interval = paired_bootstrap(first[0], second[0]) if alone else mean_over_runs(by_seed)
+    figures = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {**figures, "over": "scenes of one seed" if alone else "seeds", "by_seed": by_seed}

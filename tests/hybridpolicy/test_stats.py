@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridpolicy.stats import (
+    Interval,
     bootstrap_mean,
+    mean_over_runs,
     mean_ranks,
     p50_p95,
     paired_bootstrap,
@@ -129,13 +131,26 @@ def test_paired_difference_is_antisymmetric(pairs: list[tuple[bool, bool]]) -> N
 
 
 def test_groups_widen_the_interval_when_runs_differ() -> None:
-    by_run = np.repeat([0.0, 0.2, 0.4], 60)
-    first = (np.tile(np.arange(60), 3) / 60 < by_run + 0.5).astype(float)
-    second = (np.tile(np.arange(60), 3) / 60 < 0.5).astype(float)
+    by_run = np.repeat([0.0, 0.2, 0.4] * 3, 60)
+    first = (np.tile(np.arange(60), 9) / 60 < by_run + 0.5).astype(float)
+    second = (np.tile(np.arange(60), 9) / 60 < 0.5).astype(float)
     episodes = paired_bootstrap(first, second)
-    runs = paired_bootstrap(first, second, groups=np.repeat([0, 1, 2], 60))
+    runs = paired_bootstrap(first, second, groups=np.repeat(np.arange(9), 60))
     assert runs.value == episodes.value == pytest.approx(0.2)
     assert runs.high - runs.low > 1.5 * (episodes.high - episodes.low)
+    assert runs == bootstrap_mean(first - second, groups=np.repeat(np.arange(9), 60))
+
+
+def test_few_runs_have_the_interval_of_students_t() -> None:
+    interval = mean_over_runs([-0.052, -0.083, -0.260])
+    assert interval.value == pytest.approx(-0.1317, abs=1e-4)
+    assert (interval.low, interval.high) == pytest.approx((-0.4107, 0.1474), abs=1e-3)
+    assert mean_over_runs([1.0, 1.0]) == Interval(1.0, 1.0, 1.0)
+    rng = np.random.default_rng(0)
+    inside = [(i := mean_over_runs(rng.normal(size=3))).low < 0 < i.high for _ in range(2000)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+    with pytest.raises(ValueError, match="1 run says nothing of the next"):
+        mean_over_runs([0.5])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +159,7 @@ def test_groups_widen_the_interval_when_runs_differ() -> None:
         ([1, 0], [1], None, "first has 2 values and second 1"),
         ([], [], None, r"first has shape \(0,\)"),
         ([1, float("nan")], [1, 0], None, "first: 1 of 2 values are not finite"),
-        ([1, 0], [0, 0], [5, 5], "1 group; resampling groups needs at least 2"),
+        ([1, 0], [0, 0], [5, 6], "2 groups; resampling groups needs at least 8, take `mean_over_runs`"),
         ([1, 0], [0, 0], [5], r"groups has shape \(1,\)"),
     ],
 )

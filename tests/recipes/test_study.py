@@ -55,14 +55,18 @@ def test_the_four_cells_see_equally_many_samples(tmp_path):
 
 def test_every_coupling_is_a_cell_of_as_many_samples(tmp_path):
     variants = couplings_study.variants(couplings_study.recipe(str(tmp_path)))
-    two = [variant.factors["coupling"] for variant in variants if variant.factors["streams"] == "two"]
-    assert two == list(COUPLINGS)
+    plain = {"streams": "two", "stage1": "without"}
+    assert [v.factors["coupling"] for v in variants if plain.items() <= v.factors.items()] == list(COUPLINGS)
+    assert variants[0].factors == {"coupling": "joint", "streams": "two", "stage1": "with"}
+    assert variants[0].config == couplings_study.recipe(
+        str(tmp_path)
+    )  # what a success is looked up for first
     assert {variant.config.policy.streams for variant in variants} == {"two", "tied"}
     assert len({variant.config.total_samples for variant in variants}) == 1
     for variant in variants:
         row = COUPLINGS[variant.factors["coupling"]]
         assert variant.config.policy.imagine == row.imagine[0]
-        assert (variant.config.stages[0].name == "world") == row.generative
+        assert (variant.config.stages[0].name == "world") == (variant.factors["stage1"] == "with")
 
 
 def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
@@ -103,6 +107,12 @@ def test_a_study_goes_on_with_the_cells_that_are_missing(finished, tmp_path):
     assert study["missing"] == []
     with pytest.raises(ConfigurationError, match="another study's \\(title\\)"):
         run_study("maxi", "command", chosen, (0,), output, BUDGET, Variation(), progress)
+    slower = [replace(v, config=replace(v.config, ema_decay=0.5)) for v in chosen]
+    with pytest.raises(ConfigurationError, match="measured with another recipe than it would be now"):
+        run_study("mini", "command", slower, (0,), output, BUDGET, Variation(), progress)
+    for row in before["variants"]:
+        (cell,) = before["cells"][f"stage1-{row['stage1']}_privileged-without"]
+        assert row["network"] == cell["network"] == chosen[0].config.policy.network
 
 
 def test_a_cell_that_fails_ends_the_study_and_loses_no_other(finished, tmp_path):
@@ -124,7 +134,10 @@ def retold(config, old, new):
         replace(stage, sources=[replace(s, root=s.root.replace(str(old), str(new))) for s in stage.sources])
         for stage in config.stages
     ]
-    return replace(config, stages=stages, cache_dir=config.cache_dir.replace(str(old), str(new)))
+    folders = {
+        name: getattr(config, name).replace(str(old), str(new)) for name in ("cache_dir", "output_dir")
+    }
+    return replace(config, stages=stages, **folders)
 
 
 def test_unequal_samples_are_refused(tmp_path):
