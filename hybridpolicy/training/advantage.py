@@ -19,38 +19,47 @@ _TOGETHER = 128
 
 
 @torch.no_grad()
-def advantage_weights(
+def foresee(
     policy: HybridPolicy,
     preprocessor: Callable[[dict[str, Any]], dict[str, Any]],
     reader: SourceReader,
-    beta: float = 0.3,
-    limit: float = 10.0,
-) -> NDArray[np.float32]:
-    """(N,) min(exp(A / beta), limit), where A = success of the frame's episode − the head's P(success) there.
-
-    A frame whose outcome the head foresees weighs 1; for `DatasetSource.frame_weights`.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N,) the success head's P(success) at every frame, and (N,) how its episode ended, 0 or 1.
 
     Args:
-        reader: of a source with outcomes = "recorded", from which all frames are weighed.
+        reader: of a source that says how episodes ended; all of its frames are judged.
 
     Raises:
-        ConfigurationError: beta or limit is not above 0, or the source says nothing of outcomes.
-        QueryError: the policy has no outcome heads.
+        ConfigurationError: the source says nothing of outcomes.
+        QueryError: the policy has no trained outcome heads.
+    """
+    if not reader.source.outcomes:
+        raise ConfigurationError(
+            f"advantage: source {reader.source.root!r} has outcomes = ''; weights need 'recorded' or "
+            "'demonstrations'"
+        )
+    policy.eval()
+    expected, ended = (np.empty(reader.cache.num_frames, dtype=np.float32) for _ in range(2))
+    for start in range(0, len(expected), _TOGETHER):
+        rows = np.arange(start, min(start + _TOGETHER, len(expected)))
+        batch = reader.gather(rows, world=False)
+        seen = {k: v for k, v in batch.items() if k.startswith("observation.") or k == "task"}
+        expected[rows] = policy.queries.evaluate(policy.context(preprocessor(seen))).success.cpu().numpy()
+        ended[rows] = batch["outcome.labels"][:, 1].numpy()
+    return expected, ended
+
+
+def advantage_weights(
+    expected: NDArray[np.float32], ended: NDArray[np.float32], beta: float = 0.3, limit: float = 10.0
+) -> NDArray[np.float32]:
+    """(N,) min(exp((ended − expected) / beta), limit), for `DatasetSource.frame_weights`.
+
+    A frame whose outcome was foreseen weighs 1. `expected` must come from heads that were not trained on how
+    these episodes ended, or they foresee all of it.
+
+    Raises:
+        ConfigurationError: beta or limit is not above 0.
     """
     if not (beta > 0 and limit > 0):
         raise ConfigurationError(f"advantage: beta = {beta}, limit = {limit}; both must be above 0")
-    if reader.source.outcomes != "recorded":
-        raise ConfigurationError(
-            f"advantage: source {reader.source.root!r} has outcomes = {reader.source.outcomes!r}; weights "
-            "need 'recorded'"
-        )
-    policy.eval()
-    weights = np.empty(reader.cache.num_frames, dtype=np.float32)
-    for start in range(0, len(weights), _TOGETHER):
-        rows = np.arange(start, min(start + _TOGETHER, len(weights)))
-        batch = reader.gather(rows, world=False)
-        seen = {k: v for k, v in batch.items() if k.startswith("observation.") or k == "task"}
-        expected = policy.queries.evaluate(policy.context(preprocessor(seen))).success.cpu()
-        advantage = batch["outcome.labels"][:, 1] - expected
-        weights[rows] = torch.exp(advantage / beta).clamp(max=limit).numpy()
-    return weights
+    return np.minimum(np.exp((ended - expected) / beta), limit).astype(np.float32)
