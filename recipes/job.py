@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.training.config import TrainConfig
 from hybridpolicy.training.run import train_recipe
 from hybridpolicy.training.trainer import TrainSummary
@@ -102,3 +103,13 @@ def git_revision() -> str:
         ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True
     )
     return run.stdout.strip() if run.returncode == 0 else "unknown"
+
+
+def require_same(path: Path, found: Any, made: dict[str, Any]) -> None:
+    """Raises `ConfigurationError` if what `path` holds, `found`, was made otherwise than it would be now."""
+    different = [name for name, value in made.items() if (found or {}).get(name) != value]
+    if different:
+        raise ConfigurationError(
+            f"{path}: made with other {', '.join(different)}; choose an empty folder, or the settings it was "
+            "made with"
+        )

@@ -13,7 +13,7 @@ from hybridpolicy.dream.kit import DreamKit, Probe
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.world import fit_probe, latents_of, probe_r2
-from hybridpolicy.training.config import DatasetSource
+from hybridpolicy.training.config import RECIPE_FILE, DatasetSource, load_recipe
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import SourceReader, open_readers
 from recipes.twin.pictures import fit_decoder
@@ -29,11 +29,12 @@ def fit_dream(
     """Fits decoders and probe on `dataset` but for its last `held_out` episodes, and saves them.
 
     Raises:
-        QueryError: the coupling cannot imagine under actions. ConfigurationError: no episodes left to fit on.
+        QueryError: the coupling cannot imagine under actions. ConfigurationError: no episodes left to fit on,
+            or the policy was trained on some of those held out.
     """
     actor = Actor.load(policy)
     check_world(actor.policy.config)
-    fitting, held = _readers(actor, dataset, cache_dir, held_out)
+    fitting, held = _readers(actor, policy, dataset, cache_dir, held_out)
     cameras = list(actor.policy.config.cameras)
     decoders = {}
     with progress("fitting decoders", len(cameras), "cameras") as bar:
@@ -47,7 +48,7 @@ def fit_dream(
 
 
 def _readers(
-    actor: Actor, dataset: Path, cache_dir: Path, held_out: int
+    actor: Actor, policy: Path, dataset: Path, cache_dir: Path, held_out: int
 ) -> tuple[SourceReader, SourceReader]:
     config = actor.policy.config
     size = (config.image_size[0], config.image_size[1])
@@ -60,11 +61,27 @@ def _readers(
         raise ConfigurationError(
             f"dream fit: {held_out} of {total} episodes held out; allowed 1 … {total - 1}"
         )
+    seen = _trained_on(policy, dataset, total)
+    if seen > total - held_out:
+        raise ConfigurationError(
+            f"dream fit: the policy was trained on episode {seen - 1} of {dataset}, and the last {held_out} "
+            f"of {total} are to be held out; "
+            + (f"hold out {total - seen} or fewer" if seen < total else "give recordings it has not seen")
+        )
     fitting = DatasetSource(str(dataset), episodes=tuple(range(total - held_out)))
     reader = SourceReader(fitting, every.cache, policy_window(config))
     rest = reader.left_out()
     assert rest is not None
     return reader, rest
+
+
+def _trained_on(policy: Path, dataset: Path, total: int) -> int:
+    """One more than the last episode of `dataset` the checkpoint `policy` says it was trained on; else 0."""
+    if not (policy / RECIPE_FILE).is_file():
+        return 0
+    sources = (source for stage in load_recipe(policy).stages for source in stage.sources)
+    known = [source for source in sources if source.root and Path(source.root).resolve() == dataset.resolve()]
+    return max((max(source.episodes, default=total - 1) + 1 for source in known), default=0)
 
 
 def _truth(reader: SourceReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Does success in the dream tell success on the table? Many policies of different quality, both ways."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,20 @@ from hybridpolicy.dream.world import DreamWorld
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.files import write_json
+from hybridpolicy.fingerprint import fingerprint
 from hybridpolicy.stats import spearman
 from hybridpolicy.training.cache import FrameCache
-from recipes.job import git_revision, machine
+from recipes.job import git_revision, machine, require_same
 from recipes.twin import suites
 
-NOISES = (4.0, 8.0, 12.0, 16.0, 20.0, 26.0, 34.0)
-SCALES = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75)
-SHIFTS = (3.0, 6.0, 12.0)
+# Chosen so that success on the twin goes all the way from that of a trained policy to none: whoever tells
+# broken policies from whole ones alone has a high rank correlation where most are one or the other.
+NOISES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 8.0)
+SCALES = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75)
+SHIFTS = (1.0, 2.0, 3.0, 4.0, 6.0)
 FEWEST_POLICIES = 16
+MIDDLE = (0.1, 0.9)  # success of policies that are neither broken nor whole
+FEWEST_MIDDLE = 6
 BATCH = 48
 
 
@@ -123,7 +129,8 @@ def run_study(
     progress: Any,
     workers: int = 2,
 ) -> Path:
-    """Measures every policy on the twin and in the dream of `world`; returns the path of dream_study.json.
+    """Measures every policy that is not there yet, on the twin and in the dream of `world`; returns the path
+    of dream_study.json.
 
     `workers`: processes that simulate; 0 for none but this one.
 
@@ -137,38 +144,86 @@ def run_study(
     dreamt = DreamWorld(world)
     starts = first_frames(scenarios, dreamt.actor.policy.config)
     env = DreamVectorEnv(min(BATCH, episodes), dreamt, starts, range(episodes), MAX_STEPS, judge)
-    rows = []
+    made = {
+        "world": fingerprint(dreamt.actor.policy.state_dict()),
+        "judge": env.judged_by,
+        "episodes": episodes,
+    }
+    path = output / "dream_study.json"
+    rows = _measured(path, made)
     with progress("policies, on the twin and in the dream", len(actors), "policies") as bar:
         for actor in actors:
-            true = [bool(p.success[0]) for p in suites.play(actor, scenarios, workers=workers)]
-            actor.reset()
-            imagined = imagined_success(actor, env, episodes)
-            rows.append({"policy": actor.name, "true": suites.rate(true), "imagined": suites.rate(imagined)})
+            weights = fingerprint(actor.policy.state_dict())
+            if not any((row["policy"], row["weights"]) == (actor.name, weights) for row in rows):
+                true = [bool(p.success[0]) for p in suites.play(actor, scenarios, workers=workers)]
+                actor.reset()
+                imagined = imagined_success(actor, env, episodes)
+                sides = {"true": _side(true), "imagined": _side(imagined)}
+                rows.append({"policy": actor.name, "weights": weights, **sides})
+                _write(path, rows, world, made)
             bar.advance()
-    study = {
-        "title": "Does success in the dream tell success on the table?",
-        "machine": machine(), "git": git_revision(), "world": str(world), "judge": env.judged_by,
-        "episodes": episodes, "policies": rows, **agreement(rows),
-    }  # fmt: skip
-    path = output / "dream_study.json"
-    write_json(path, study)
     return path
 
 
+def _side(won: list[bool]) -> dict[str, Any]:
+    return {**suites.rate(won), "outcomes": [int(x) for x in won]}
+
+
+def _measured(path: Path, made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The policies of a study that is there already."""
+    if not path.is_file():
+        return []
+    study = json.loads(path.read_text(encoding="utf-8"))
+    require_same(path, study.get("made"), made)
+    rows: list[dict[str, Any]] = study["policies"]
+    return rows
+
+
+def _write(path: Path, rows: list[dict[str, Any]], world: Path, made: dict[str, Any]) -> None:
+    study = {
+        "title": "Does success in the dream tell success on the table?",
+        "machine": machine(), "git": git_revision(), "world": str(world), "made": made, "policies": rows,
+        **agreement(rows),
+    }  # fmt: skip
+    write_json(path, study)
+
+
 def agreement(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Spearman's rho over policies with its interval, the mean error, and the same in a sentence."""
-    true, imagined = ([row[side]["rate"] for row in rows] for side in ("true", "imagined"))
-    off = float(np.mean(np.abs(np.subtract(imagined, true))))
-    bias = float(np.mean(np.subtract(imagined, true)))
-    if np.ptp(true) == 0 or np.ptp(imagined) == 0:
-        side = "on the twin" if np.ptp(true) == 0 else "in the dream"
-        plain = f"All {len(rows)} policies succeed equally often {side}: there is no order to compare."
-        return {"spearman": None, "mean_error": off, "bias": bias, "plainly": plain}
-    rho = spearman(true, imagined)
-    ranks = "ranks policies" if rho.low > 0 else "cannot be said to rank policies"
+    """Spearman's rho over all policies and over those that are neither broken nor whole, the mean error, how
+    often dream and twin agree on a scene and how often they would by chance, and the same in a sentence.
+    """
+    true, imagined = (np.array([row[side]["rate"] for row in rows]) for side in ("true", "imagined"))
+    off, bias = float(np.abs(imagined - true).mean()), float((imagined - true).mean())
+    inside = (true > MIDDLE[0]) & (true < MIDDLE[1])
+    whole, middle = _rho(true, imagined), _rho(true[inside], imagined[inside])
+    same = [np.equal(row["true"]["outcomes"], row["imagined"]["outcomes"]).mean() for row in rows]
+    found = {
+        "spearman": whole, "middle": {"policies": int(inside.sum()), "spearman": middle},
+        "mean_error": off, "bias": bias, "same_outcome": float(np.mean(same)),
+        "same_by_chance": float(np.mean(true * imagined + (1.0 - true) * (1.0 - imagined))),
+    }  # fmt: skip
+    if whole is None:
+        plain = f"{len(rows)} policies leave no order to compare."
+        return found | {"plainly": plain}
+    ranks = "ranks policies" if whole["low"] > 0 else "cannot be said to rank policies"
+    among = f"those {int(inside.sum())} between {100 * MIDDLE[0]:.0f} and {100 * MIDDLE[1]:.0f} %"
+    inner = f"{_said(middle)} over {among}" if middle else f"too few to say over {among}"
+    alike, chance = (100 * found[name] for name in ("same_outcome", "same_by_chance"))
     plain = (
-        f"The dream {ranks}: rho {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}] over {len(rows)} policies; "
-        f"a success rate in it is off by {100 * off:.0f} points on average ({100 * bias:+.0f} of them bias)."
+        f"The dream {ranks}: rho {_said(whole)} over {len(rows)} policies, {inner}; a success rate in it is "
+        f"off by {100 * off:.0f} points on average ({100 * bias:+.0f} of them bias), and a scene ends as it "
+        f"does on the twin in {alike:.0f} % (by chance {chance:.0f})."
     )
-    figure = {"value": rho.value, "low": rho.low, "high": rho.high}
-    return {"spearman": figure, "mean_error": off, "bias": bias, "plainly": plain}
+    return found | {"plainly": plain}
+
+
+def _rho(true: np.ndarray, imagined: np.ndarray) -> dict[str, float] | None:
+    """Spearman's rho with its interval; None for fewer than `FEWEST_MIDDLE` policies, or no order."""
+    if len(true) < FEWEST_MIDDLE or np.ptp(true) == 0 or np.ptp(imagined) == 0:
+        return None
+    rho = spearman(true, imagined)
+    return {"value": rho.value, "low": rho.low, "high": rho.high}
+
+
+def _said(rho: dict[str, float]) -> str:
+    return f"{rho['value']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]"

@@ -29,7 +29,7 @@ from hybridpolicy.training.advantage import advantage_weights, foresee
 from hybridpolicy.training.config import DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import SourceReader, open_readers
-from recipes.job import git_revision, machine, train
+from recipes.job import git_revision, machine, require_same, train
 from recipes.twin import suites
 from recipes.twin.collect import FACTS, CollectSettings, collect
 from recipes.twin.job import Budget, record
@@ -261,7 +261,7 @@ def _collected(
         with progress(f"collecting {root.parent.name}", settings.episodes, "episodes") as bar:
             collect(actor, root, settings, variation=variation, facts={"made": made}, progress=bar.update)
     found = json.loads((root / FACTS).read_text())
-    _require_same(root / FACTS, found.get("made"), made)
+    require_same(root / FACTS, found.get("made"), made)
     return {name: found[name] for name in ("success", "by_family", "eventful_episodes", "planning")}
 
 
@@ -288,7 +288,7 @@ def _evaluated(
                 played = suites.play(actor, scenarios, progress=bar.update)
             write_json(file, {"made": made, "outcomes": [int(p.success[0]) for p in played]})
         found = json.loads(file.read_text())
-        _require_same(file, found["made"], made)
+        require_same(file, found["made"], made)
         won[name] = found["outcomes"]
     return won
 
@@ -299,16 +299,6 @@ def _made_by(actor: Actor, planner: PlannerSettings | None, **settings: Any) -> 
     settings["planner"] = None if planner is None else asdict(planner)
     made: dict[str, Any] = json.loads(json.dumps(settings))
     return made
-
-
-def _require_same(path: Path, found: Any, made: dict[str, Any]) -> None:
-    """Raises `ConfigurationError` if what is there was made otherwise than it would be now."""
-    different = [name for name, value in made.items() if (found or {}).get(name) != value]
-    if different:
-        raise ConfigurationError(
-            f"{path}: made with other {', '.join(different)}; choose an empty folder, or the settings it was "
-            "made with"
-        )
 
 
 def _figures(won: dict[str, list[int]], first: list[int]) -> dict[str, Any]:

@@ -21,16 +21,21 @@ from embodiments.so101.recording import record_demonstrations
 from embodiments.so101.twin.language import LEXICON
 from embodiments.so101.twin.variation import REST_DEG
 from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
+from hybridpolicy.training.config import RECIPE_FILE, DatasetSource, StageConfig, TrainConfig, save_recipe
 from recipes.commands import main
 from recipes.twin import dream, dream_study
 from recipes.twin.dream_study import FEWEST_POLICIES, NOISES, SCALES, SHIFTS, Weakened, agreement
 
 
 def rows(true, imagined):
-    return [{"true": {"rate": t}, "imagined": {"rate": i}} for t, i in zip(true, imagined, strict=True)]
+    def side(rate):
+        return {"rate": rate, "outcomes": [int(scene < 20 * rate) for scene in range(20)]}
+
+    return [{"true": side(t), "imagined": side(i)} for t, i in zip(true, imagined, strict=True)]
 
 
 def test_one_checkpoint_makes_enough_policies():
@@ -61,12 +66,26 @@ def test_the_answer_is_plain():
     assert said["spearman"]["value"] == pytest.approx(1.0)
     assert said["bias"] == pytest.approx(0.1)
     assert said["plainly"].startswith("The dream ranks policies: rho 1.00")
+    assert said["middle"]["policies"] == 12
+    assert said["middle"]["spearman"]["value"] == pytest.approx(1.0)
+    assert said["same_outcome"] == pytest.approx(0.9, abs=0.01)
+    assert said["same_by_chance"] == pytest.approx(np.mean(true * (0.2 + 0.8 * true) + 0.8 * (1 - true) ** 2))
     assert "off by 10 points on average (+10 of them bias)" in said["plainly"]
     shuffled = np.random.default_rng(1).permutation(true)
     assert agreement(rows(true, shuffled))["plainly"].startswith("The dream cannot be said to rank policies")
     constant = agreement(rows(true, np.zeros(16)))
     assert constant["spearman"] is None
-    assert "equally often in the dream: there is no order" in constant["plainly"]
+    assert "no order to compare" in constant["plainly"]
+
+
+def test_broken_and_whole_policies_alone_make_no_order_in_between():
+    """A dream that tells the two apart and ranks nothing within them: its rho is high, and is not all."""
+    true = np.array([0.0, 0.02, 0.04, 0.06, 0.08] * 2 + [0.95, 1.0] * 3)
+    imagined = np.where(true > 0.5, 0.9, 0.1) + np.random.default_rng(0).normal(0, 0.03, 16)
+    said = agreement(rows(true, imagined))
+    assert said["spearman"]["value"] > 0.5
+    assert said["middle"] == {"policies": 0, "spearman": None}
+    assert "too few to say over those 0 between 10 and 90 %" in said["plainly"]
 
 
 @pytest.fixture
@@ -100,6 +119,11 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(dream_study, name, few)
     monkeypatch.setattr(dream, "FRAMES", 128)
     asked = ["--dataset", str(data), "--cache-dir", cache]
+    trained_on(policy, DatasetSource(str(data), episodes=(0, 1, 4)))
+    assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", *asked]) == 2
+    assert "was trained on episode 4 of" in (said := capsys.readouterr().err)
+    assert "hold out 1 or fewer" in said
+    trained_on(policy, DatasetSource(str(data), episodes=(0, 1, 2, 3)))
     assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", "--steps", "2", *asked]) == 0
     fitted = json.loads(capsys.readouterr().out)
     assert fitted["cameras"] == ["front", "wrist"]
@@ -109,11 +133,18 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
         policy, [policy], tmp_path / "out", episodes=3, judge="auto", progress=quiet, workers=0
     )  # fmt: skip
     study = json.loads(path.read_text())
-    assert study["judge"] == "probe"
+    assert study["made"]["judge"] == "probe"
     assert [row["policy"] for row in study["policies"]] == [f"as trained, {policy}", "noise 30"]
     for row in study["policies"]:
         assert (row["true"]["episodes"], row["imagined"]["episodes"]) == (3, 3)
+        assert len(row["true"]["outcomes"]) == len(row["imagined"]["outcomes"]) == 3
     assert study["plainly"]
+    monkeypatch.setattr(dream_study.suites, "play", None)  # it goes on with what is there
+    again = {"episodes": 3, "judge": "auto", "progress": quiet, "workers": 0}
+    assert dream_study.run_study(policy, [policy], tmp_path / "out", **again) == path
+    assert json.loads(path.read_text()) == study
+    with pytest.raises(ConfigurationError, match="made with other episodes; choose an empty folder"):
+        dream_study.run_study(policy, [policy], tmp_path / "out", **again | {"episodes": 4})
     other = stock_act(tmp_path / "act")
     lerobot_eval = Path(sys.executable).with_name("lerobot-eval")
     done = subprocess.run(
@@ -126,6 +157,15 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads((tmp_path / "eval/eval_info.json").read_text())
     assert told["overall"]["n_episodes"] == 2
+
+
+def trained_on(policy, source):
+    """Says beside the weights what they were trained on."""
+    stage = StageConfig("policy", samples=8, batch_size=8, lr=1e-3, sources=[source])
+    config = HybridConfig.from_pretrained(policy)
+    save_recipe(
+        TrainConfig(name="small", policy=config, stages=[stage], output_dir="here"), policy / RECIPE_FILE
+    )
 
 
 def stock_act(folder):
