@@ -26,15 +26,15 @@ class FrameEncoder(Protocol):
 
 
 class ConvEncoder(nn.Module):
-    """Five convolutions, stride 8: the embedded frame encoder, trained from scratch."""
+    """Overlapping patches of 6 pixels, then three convolutions, stride 8: the embedded frame encoder, trained
+    from scratch.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 5, stride=2, padding=2),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(32, 48, 3, stride=2, padding=1),
+            nn.Conv2d(3, 48, 6, stride=4, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(48, channels, 3, stride=2, padding=1),
             nn.ReLU(inplace=True),
