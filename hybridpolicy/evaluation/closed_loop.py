@@ -43,7 +43,8 @@ def evaluate_policy(
     watch: Callable[[list[float]], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Returns {"success": {"rate", "low", "high", "episodes", "by_task"}} over `episodes` resets in all.
+    """Returns {"success": {"rate", "low", "high", "episodes", "by_task"}, "imagined_share"} over `episodes`
+    resets in all; the latter of plans that were made with an imagined future.
 
     Named columns of the policy (`optional_context`) come from the environment's entries of those names.
 
@@ -63,23 +64,31 @@ def evaluate_policy(
     names = [(suite, index) for suite, envs in config.create_envs(1).items() for index in envs]
     each = max(episodes // len(names), 1)
     outcomes: dict[str, list[bool]] = {}
+    imagined: list[bool] = []
     for played, (suite, index) in enumerate(names, start=1):
         vector = config.create_envs(min(each, MOST_TABLES))[suite][index]
         results: list[tuple[str, bool]] = []
         while len(results) < each:
-            results += _run_batch(actor, vector, config, seed + len(results), watch)
+            results += _run_batch(actor, vector, config, seed + len(results), imagined, watch)
         vector.close()
         for task, success in results[:each]:
             outcomes.setdefault(task, []).append(success)
         if progress is not None:
             progress(played * each, each * len(names))
-    return {"success": _figures(outcomes)}
+    return {"success": _figures(outcomes), "imagined_share": float(np.mean(imagined))}
 
 
 def _run_batch(
-    actor: Actor, vector: Any, config: Any, seed: int, watch: Callable[[list[float]], None] | None
+    actor: Actor,
+    vector: Any,
+    config: Any,
+    seed: int,
+    imagined: list[bool],
+    watch: Callable[[list[float]], None] | None,
 ) -> list[tuple[str, bool]]:
-    """(task, success) of one episode on every table, seeds counting up from `seed`."""
+    """(task, success) of one episode on every table, seeds counting up from `seed`; every plan of an episode
+    still running adds to `imagined`.
+    """
     actor.policy.eval()
     actor.reset()
     observation, info = vector.reset(seed=list(range(seed, seed + vector.num_envs)))
@@ -93,6 +102,7 @@ def _run_batch(
         extra = _named_columns(observation, config.features_map, actor)
         if not actor.queued:
             actor.plan(pixels, state, texts, extra)
+            imagined += actor.imagined(len(done))[~done].tolist()
             if watch is not None and actor.doubt is not None:
                 watch(actor.doubt[~done].tolist())
         observation, _, terminated, truncated, info = vector.step(actor.next_action())

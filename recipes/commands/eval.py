@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     for name, row in rows:
         interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
         print(f"{name:<{width}}  {row['rate']:6.1%}  95 % {interval:<16}  {row['episodes']} episodes")
+    print(f"{result['imagined_share']:.1%} of plans were made with an imagined future")
     if actor.num_held:
         print(f"in {actor.num_held} of {actor.num_planned} plans no candidate passed the gate: the arm stood")
     if args.output:

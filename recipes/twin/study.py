@@ -28,6 +28,7 @@ from embodiments.so101.twin.variation import Variation
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.evaluation.calibration import calibrate_imagination
 from hybridpolicy.files import write_json
 from hybridpolicy.stats import mean_over_runs, paired_bootstrap
 from hybridpolicy.training.config import TrainConfig, encode_recipe
@@ -128,6 +129,7 @@ def _measure(
         raise failure
 
 
+IMAGINE_RATE = 0.2  # of plans, asked for with on_uncertainty
 _Cells = dict[str, dict[int, dict[str, Any]]]  # variant's name → seed → what was measured
 
 
@@ -189,7 +191,7 @@ def _cell(job: _Job, seed: int, progress: Any) -> dict[str, Any]:
         summary = train(config)
         actor = Actor.load(summary.policy_path)
         drawn = suites.draw_suites(budget.success, budget.swapped, 0, 0, 0, variation)
-        normal, imagine = _play_modes(actor, drawn.success, progress)
+        normal, imagine = _play_modes(actor, summary.policy_path, drawn.success, progress)
         with progress("swapped", budget.swapped, "episodes") as bar:
             swapped = suites.play(actor, drawn.swapped, workers=0, progress=bar.update)
         world = world_figures(actor, config, budget) if _has_world(actor) else None
@@ -213,18 +215,28 @@ def _has_world(actor: Actor) -> bool:
 
 
 def _play_modes(
-    actor: Actor, scenarios: Sequence[Scenario], progress: Any
-) -> tuple[list[suites.Played], dict[str, list[int]]]:
-    """Episodes at the configured `imagine`, and outcomes at every fixed setting the coupling offers."""
+    actor: Actor, policy: Path, scenarios: Sequence[Scenario], progress: Any
+) -> tuple[list[suites.Played], dict[str, dict[str, Any]]]:
+    """Episodes at the configured `imagine`; outcomes and the share of plans with a future at every setting
+    the coupling offers.
+
+    on_uncertainty: its threshold is calibrated first, on other scenes.
+    """
     configured = actor.policy.config.imagine
     played: dict[str, list[suites.Played]] = {}
-    offered = COUPLINGS[actor.policy.config.coupling].imagine
-    for mode in (mode for mode in ("never", "always") if mode in offered):
+    for mode in COUPLINGS[actor.policy.config.coupling].imagine:
+        if mode == "on_uncertainty":
+            calibrated = calibrate_imagination(policy, "so101_twin", IMAGINE_RATE, episodes=suites.TABLES)
+            actor.policy.config.imagine_threshold = calibrated.threshold
         actor.set_imagine(mode)
         with progress(f"imagine = {mode}", len(scenarios), "episodes") as bar:
             played[mode] = suites.play(actor, scenarios, workers=0, progress=bar.update)
     actor.set_imagine(configured)
-    return played[configured], {mode: [int(p.success[0]) for p in each] for mode, each in played.items()}
+    return played[configured], {
+        mode: {"outcomes": [int(p.success[0]) for p in each],
+               "share": sum(p.imagined for p in each) / sum(p.plans for p in each)}
+        for mode, each in played.items()
+    }  # fmt: skip
 
 
 def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -244,7 +256,8 @@ def _row(variant: Variant, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
             name: float(np.mean([cell[name] for cell in cells])) for name in ("followed", "swapped_success")
         },
         "imagine": {
-            mode: suites.rate([bool(x) for cell in cells for x in cell["imagine"][mode]])
+            mode: suites.rate([bool(x) for cell in cells for x in cell["imagine"][mode]["outcomes"]])
+            | {"share": float(np.mean([cell["imagine"][mode]["share"] for cell in cells]))}
             for mode in cells[0]["imagine"]
         },
         "always_minus_never": _imagining(cells),
@@ -262,7 +275,8 @@ def _imagining(cells: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Success with an imagined future minus without one, on the same scenes."""
     if not {"never", "always"} <= cells[0]["imagine"].keys():
         return None
-    return _difference(*([cell["imagine"][mode] for cell in cells] for mode in ("always", "never")))
+    both = ([cell["imagine"][mode]["outcomes"] for cell in cells] for mode in ("always", "never"))
+    return _difference(*both)
 
 
 def _pairs(variants: Sequence[Variant]) -> Iterator[tuple[Variant, Variant, str]]:

@@ -27,13 +27,16 @@ class Played:
     """One episode as it went.
 
     success: of each monitored task, the given one first. excursion_deg: largest departure of a body joint
-    from the start. frames: {camera: T pictures} where they were kept.
+    from the start. plans, imagined: how many were made, and of them with an imagined future.
+    frames: {camera: T pictures} where they were kept.
     """
 
     scenario: Scenario
     success: tuple[bool, ...]
     steps: int
     excursion_deg: float
+    plans: int
+    imagined: int
     frames: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
@@ -76,20 +79,27 @@ def _play_together(
         {c: [p[i]] for c, p in observation["pixels"].items()} for i in range(keep)
     ]
 
+    running = np.ones(len(scenarios), bool)
+    plans, imagined = (np.zeros(len(scenarios), int) for _ in range(2))
+
     def plan(seen: Observation) -> np.ndarray:
-        return actor.chunk(seen["pixels"], seen["agent_pos"], texts)
+        nonlocal plans, imagined
+        chunk = actor.chunk(seen["pixels"], seen["agent_pos"], texts)
+        plans, imagined = plans + running, imagined + (running & actor.imagined(len(running)))
+        return chunk
 
     for tick in roll(env, plan, observation, actor.policy.config.n_action_steps):
         turned = np.abs(tick.after["agent_pos"] - start)[:, :5].max(axis=1)
         excursion = np.where(tick.running, np.maximum(excursion, turned), excursion)
-        info = tick.info
+        info, running = tick.info, ~tick.done
         for table, kept in enumerate(frames):
             if tick.looks and tick.running[table]:
                 for camera, pictures in kept.items():
                     pictures.append(tick.after["pixels"][camera][table].copy())
     return [
         Played(scenario, tuple(bool(x) for x in info["monitored"][i][: 1 + len(scenario.monitor)]),
-               int(info["steps"][i]), float(excursion[i]), frames[i] if i < keep else {})
+               int(info["steps"][i]), float(excursion[i]), int(plans[i]), int(imagined[i]),
+               frames[i] if i < keep else {})
         for i, scenario in enumerate(scenarios)
     ]  # fmt: skip
 

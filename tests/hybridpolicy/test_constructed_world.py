@@ -12,6 +12,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from hybridpolicy.context import present
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.planner import Planner, PlannerSettings
 
 AXES = ["x.pos", "y.pos"]
 SIZE, CHUNK, OFFSETS = 16, 4, [2, 4]
@@ -19,6 +20,11 @@ STEP = 0.2  # largest motion of one action, in a picture that is 2 wide
 STEPS = {"joint": 450, "cascaded": 300, "autoregressive": 300} | dict.fromkeys(
     ("vla", "representation", "features", "latent_plan"), 200
 )
+FLOWS = {  # what a planner draws from
+    "joint, flow": {"coupling": "joint", "action_law": "flow", "action_steps": 4, "text_dropout": 0.3},
+    "cascaded, flow": {"coupling": "cascaded", "world_law": "flow", "world_steps": 4, "text_dropout": 0.3},
+}
+STEPS |= {"joint, flow": 450, "cascaded, flow": 450}
 LEARNING_RATE = 5e-3
 DIRECTIONS = ("left", "right", "up", "down")
 
@@ -57,7 +63,7 @@ def scenes(count, seed):
 
 @pytest.fixture(scope="module")
 def trained():
-    """(coupling) → the policy of that row, trained for half a minute at most."""
+    """(coupling or name in `FLOWS`) → the policy of that row, trained for half a minute at most."""
     policies = {}
 
     def train(coupling):
@@ -72,12 +78,12 @@ def _train(coupling):
     from hybridpolicy.configuration_hybrid import HybridConfig
 
     torch.manual_seed(0)
-    steps = STEPS[coupling]
+    steps, fields = STEPS[coupling], FLOWS.get(coupling, {"coupling": coupling})
     config = HybridConfig(
-        device="cpu", coupling=coupling, image_size=[SIZE, SIZE], width=48, depth=2, heads=2, num_keypoints=4,
+        device="cpu", image_size=[SIZE, SIZE], width=48, depth=2, heads=2, num_keypoints=4,
         tokens_per_view=1, keypoint_features=2, frame_channels=16, chunk_size=CHUNK, n_action_steps=1,
         world_offsets=OFFSETS, world_share=1.0, world_weight=1.0, rtc_share=0.0, rtc_max_delay=1,
-        text_dropout=0.0, state_dropout=0.0, goal_lr_scale=1.0, goal_spread_weight=0.0,
+        state_dropout=0.0, goal_lr_scale=1.0, goal_spread_weight=0.0, **({"text_dropout": 0.0} | fields),
         lexicon=["go", *DIRECTIONS],
         action_feature_names=AXES, state_feature_names=AXES,
         input_features={"observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
@@ -119,7 +125,7 @@ def explained(truth, error):
     return 1.0 - float(error.square().mean() / truth.square().mean())
 
 
-@pytest.mark.parametrize("coupling", ["joint", "autoregressive"])
+@pytest.mark.parametrize("coupling", ["joint", "autoregressive", "joint, flow"])
 def test_the_forward_query_is_the_dynamics(trained, held_out, coupling):
     policy = trained(coupling)
     context, _, noise = ask(policy, held_out)
@@ -133,7 +139,7 @@ def test_the_forward_query_is_the_dynamics(trained, held_out, coupling):
     assert explained(moved, (given - truth)[:, -1]) > 0.95
 
 
-@pytest.mark.parametrize("coupling", ["joint", "cascaded", "autoregressive"])
+@pytest.mark.parametrize("coupling", ["joint", "cascaded", "autoregressive", *FLOWS])
 def test_the_inverse_query_recovers_the_action(trained, held_out, coupling):
     policy = trained(coupling)
     context, future, noise = ask(policy, held_out)
@@ -146,7 +152,7 @@ def test_the_inverse_query_recovers_the_action(trained, held_out, coupling):
 
 
 @pytest.mark.parametrize("coupling", ["vla", "representation", "joint", "cascaded", "features", "latent_plan",
-                                      "autoregressive"])  # fmt: skip
+                                      "autoregressive", *FLOWS])  # fmt: skip
 def test_every_row_goes_where_it_is_told(trained, held_out, coupling):
     policy = trained(coupling)
     context, _, noise = ask(policy, held_out)
@@ -167,3 +173,25 @@ def test_imagination_given_the_goal_goes_there(trained, held_out):
     truth = held_out["observation.state"][:, -1] - held_out["observation.state"][:, 0]
     same = torch.nn.functional.cosine_similarity(moved, truth).mean()
     assert float(same) > 0.7
+
+
+@pytest.mark.parametrize("coupling", FLOWS)
+def test_planning_towards_a_picture_gets_nearer_to_it(trained, held_out, coupling):
+    """No word says where to: K ways are imagined, and the one that looks most like the picture is gone.
+
+    The world is known, so is where the chosen chunk really leads.
+    """
+    policy = trained(coupling)
+    silent = {**held_out, "task": [""] * len(held_out["task"])}
+    context, future, _ = ask(policy, silent)
+    here, there = held_out["observation.state"][:, 0] * 0.4, held_out["observation.state"][:, -1] * 0.4
+
+    def distance(count):
+        planner = Planner(policy.queries, PlannerSettings(candidates=count))
+        plan = planner.plan(
+            context, lambda size: policy.acting_noise(size, torch.device("cpu")), goal=future.latents[:, -1]
+        )
+        return float((here + STEP * plan.chunk.sum(dim=1) - there).norm(dim=1).mean())
+
+    one, eight = distance(1), distance(8)
+    assert eight < 0.75 * one

@@ -77,7 +77,13 @@ def test_the_table_holds_every_cell_and_what_one_factor_changes(finished):
     for row in study["variants"]:
         assert row["success"]["episodes"] == BUDGET.success
         assert len(row["success"]["by_seed"]) == 1
-        assert set(row["imagine"]) == {"never", "always"}
+        assert {
+            mode: found["share"] for mode, found in row["imagine"].items() if mode != "on_uncertainty"
+        } == {
+            "never": 0.0,
+            "always": 1.0,
+        }
+        assert 0.0 <= row["imagine"]["on_uncertainty"]["share"] <= 1.0
         assert row["imagine"]["never"]["rate"] == row["success"]["rate"]
         gained = row["imagine"]["always"]["rate"] - row["imagine"]["never"]["rate"]
         assert row["always_minus_never"]["value"] == pytest.approx(gained)
