@@ -94,10 +94,13 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Planning:
-    """The best of several chunks instead of the policy's first: how, and within which limits, if any."""
+    """The best of several chunks instead of the policy's first: how, within which limits, if any, and towards
+    the pictures in which folder (see `recipes.goal_pictures`), if any.
+    """
 
     settings: PlannerSettings
     limits: tuple[JointLimits, ...] = ()
+    goal: str | None = None
 
     def to_json(self) -> str:
         """For another process."""
@@ -109,7 +112,8 @@ class Planning:
         from hybridpolicy.planner import PlannerSettings
 
         found = json.loads(text)
-        return cls(PlannerSettings(**found["settings"]), tuple(JointLimits(**one) for one in found["limits"]))
+        limits = tuple(JointLimits(**one) for one in found["limits"])
+        return cls(PlannerSettings(**found["settings"]), limits, found["goal"])
 
 
 class PolicyProcess:
@@ -232,6 +236,7 @@ class _Planner:
 
         from embodiments.so101.gate import SO101Gate
         from hybridpolicy.evaluation.acting import Actor
+        from recipes.goal_pictures import read_goal
 
         torch.set_num_threads(threads)
         self.actor = Actor.load(folder, imagine)
@@ -241,6 +246,8 @@ class _Planner:
             fps = float(self.actor.policy.config.fps or 0.0)
             gate = SO101Gate(fps, planning.limits) if planning.limits else None
             self.actor.set_planner(planning.settings, gate)
+            if planning.goal is not None:
+                self.actor.set_goal(read_goal(planning.goal, self.actor.policy.config.cameras))
         self._last: tuple[int, Any] | None = None
 
     def facts(self, folder: str) -> PolicyFacts:

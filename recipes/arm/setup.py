@@ -32,8 +32,9 @@ class RunSettings:
     settings; empty takes those of the simulated arm on the port, if it is one. start_pose: where every
     episode begins, in joint units; None begins where the arm is. record: folder of all runs, None for none;
     keep_gb: how much of it may stay. estop_device: a button or pedal, any byte of which is an emergency stop.
-    threads: of inference. planner: choose among several chunks, and with `gate` only among those within this
-    arm's limits; where none is, the arm stands.
+    threads: of inference. planner: choose among several chunks, towards the pictures in the folder
+    `planner_goal` if it is given, and with `gate` only among those within this arm's limits; where none is,
+    the arm stands.
     """
 
     port: str
@@ -46,6 +47,7 @@ class RunSettings:
     rate_hz: float = 100.0
     imagine: str | None = None
     planner: PlannerSettings | None = None
+    planner_goal: str | None = None
     gate: bool = False
     episodes: int = 1
     duration_s: float = 30.0
@@ -122,9 +124,10 @@ class RunSettings:
         if self.planner is None:
             return None
         if not self.gate:
-            return Planning(self.planner)
+            return Planning(self.planner, goal=self.planner_goal)
         # A first run is slowed by the control process; the chunks are what they are.
-        return Planning(self.planner, dataclasses.replace(self, first_run=False).control_spec(None).limits)
+        spec = dataclasses.replace(self, first_run=False).control_spec(None)
+        return Planning(self.planner, spec.limits, self.planner_goal)
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""

@@ -8,6 +8,7 @@ Examples:
   hybridpolicy eval --policy path/to/pretrained_model --env hybrid_metaworld --episodes 160
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --imagine always
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --planner-k 8 --gate
+  hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --planner-k 8 --planner-goal pictures
 """
 
 from __future__ import annotations

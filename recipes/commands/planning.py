@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--planner-k`, `--planner-budget-ms`, `--planner-risk`, `--planner-success` and `--gate`."""
+    """Adds `--planner-k`, what else begins with `--planner-`, and `--gate`."""
     parser.add_argument(
         "--planner-k", type=int, metavar="K", help="candidates a plan is chosen from; default: no planner"
     )
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of the chance of success, progress having 1; default: %(default)s",
     )  # fmt: skip
     parser.add_argument(
+        "--planner-goal",
+        metavar="DIR",
+        help="plan towards a picture instead: <camera>.png there for every camera; needs no outcome heads",
+    )
+    parser.add_argument(
         "--gate",
         action="store_true",
         help="choose only among candidates within the SO-101's limits; where none is, the arm stands",
@@ -33,9 +39,20 @@ def check(args: argparse.Namespace) -> None:
     """Raises CommandError for options that do not go together, before anything is loaded."""
     from recipes.commands.failures import CommandError
 
-    asked = args.gate or args.planner_budget_ms is not None or args.planner_risk != 0.0
-    if args.planner_k is None and (asked or args.planner_success != 1.0):
+    weighed = args.planner_risk != 0.0 or args.planner_success != 1.0
+    asked = args.gate or args.planner_budget_ms is not None or args.planner_goal is not None
+    if args.planner_k is None and (asked or weighed):
         raise CommandError("--gate and --planner-… are of a planner; give --planner-k, too")
+    if args.planner_goal is not None and weighed:
+        raise CommandError(
+            "--planner-goal with --planner-risk or --planner-success: nearness to the picture is the score, "
+            "and outcome heads are not asked; leave out one of them"
+        )
+    if args.planner_goal is not None and not Path(args.planner_goal).is_dir():
+        raise CommandError(
+            f"--planner-goal {args.planner_goal}: no such folder; give one that holds <camera>.png for every "
+            "camera of the policy"
+        )
     if args.planner_k is not None and args.imagine:
         raise CommandError(
             "--imagine with --planner-k: a planner imagines every candidate; leave out one of them"
@@ -54,10 +71,11 @@ def settings(args: argparse.Namespace) -> Any:
 
 
 def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:
-    """Gives `actor` the planner that was asked for; its facts for a record, None without one."""
+    """Gives `actor` the planner and goal that were asked for; their facts for a record, None without one."""
     from embodiments.so101.constants import JOINT_NAMES
     from embodiments.so101.gate import SO101Gate
     from recipes.commands.failures import CommandError
+    from recipes.goal_pictures import read_goal
 
     asked = settings(args)
     if asked is None:
@@ -70,4 +88,6 @@ def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:
         )
     gate = SO101Gate(float(config.fps)) if args.gate else None
     actor.set_planner(asked, gate)
-    return asdict(asked) | {"gate": args.gate}
+    if args.planner_goal is not None:
+        actor.set_goal(read_goal(args.planner_goal, config.cameras))
+    return asdict(asked) | {"gate": args.gate, "goal": args.planner_goal}

@@ -138,6 +138,7 @@ def _settings(args: argparse.Namespace) -> Any:
         rate_hz=args.rate,
         imagine=args.imagine,
         planner=planning.settings(args),
+        planner_goal=args.planner_goal,
         gate=args.gate,
         episodes=args.episodes,
         duration_s=args.duration,
