@@ -1,7 +1,8 @@
 """Your own recordings: the arm is read from the dataset, shown, checked, and a fitting run is made."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from embodiments.so101.constants import MOTORS, SO101
 from embodiments.spec import EmbodimentSpec
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.outcome_schema import EVENT, SUCCESS
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.run import read_metadata
 from recipes.arm.record import IDENTITY
@@ -20,12 +22,16 @@ from recipes.commands.data.location import locate
 KNOWN_ARMS: tuple[EmbodimentSpec, ...] = (SO101,)
 SMALLEST_SIDE = 96  # pixels of the shorter image side after resizing
 HELD_OUT_SHARE = 20  # one episode in so many, the last ones, is only looked at to see what generalises
+HELD_OUT_ROLLOUTS = 8  # one rollout in so many is kept to measure the outcome heads on
+FEWEST_EPISODES = 5  # of which one is held out
 CHUNK_S, REPLAN_S = 0.8, 0.2
 WAYPOINTS_S = (0.4, 0.8, 1.2, 1.6, 2.0)
 CHANGES_S = (0.8, 1.6)
 ONSET_S, ONSET_SHARE = 0.3, 0.4  # with several instructions: the moments that tell what was asked
 PASSES = 25  # over the frames of the dataset, within the bounds below
 SAMPLES = (120_000, 2_000_000)
+ROLLOUTS_SHARE = 0.3  # of samples, seen for their outcome alone
+OUTCOME_WEIGHT = 0.3  # of the outcome heads, where there are rollouts
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class DerivedArm:
                 f"cameras  {views}",
                 f"rate     {self.fps:g} Hz",
                 f"data     {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} instructions",
+                f"held out {_say_held_out(self.episodes, HELD_OUT_SHARE)}",
             )
         )
 
@@ -171,34 +178,88 @@ def recorded_calibration(root: Path) -> str | None:
     return None
 
 
-def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
+def seen_episodes(episodes: int, every: int = HELD_OUT_SHARE) -> tuple[int, ...]:
+    """Those to learn from: all but the last one in `every`, one at least; () for all of a few."""
+    return tuple(range(episodes - max(1, episodes // every))) if episodes >= FEWEST_EPISODES else ()
+
+
+def _say_held_out(episodes: int, every: int) -> str:
+    seen = len(seen_episodes(episodes, every))
+    if not seen:
+        return f"nothing of {episodes} episodes, fewer than {FEWEST_EPISODES}: nothing is measured on them"
+    return f"{episodes - seen} of {episodes} episodes, the last, to measure on"
+
+
+def describe_rollouts(given: str) -> str:
+    """One line for a person, of rollouts in a folder or hub id."""
+    episodes = read_metadata(DatasetSource(*locate(given))).total_episodes
+    return f"rollouts {given}: held out {_say_held_out(episodes, HELD_OUT_ROLLOUTS)}"
+
+
+def read_rollouts(given: str, demonstrated: Any) -> DatasetSource:
+    """Rollouts in a folder or hub id, not to be imitated, beside demonstrations of that metadata.
+
+    Raises:
+        DatasetError: they do not say how they ended, or are of other joints, cameras or another rate.
+    """
+    source = DatasetSource(*locate(given))
+    meta = read_metadata(source)
+    missing = [name for name in (SUCCESS, EVENT) if name not in meta.features]
+    if missing:
+        raise DatasetError(
+            f"rollouts {given}: no column {' and '.join(missing)}, which say how a try went; record it with "
+            "`hybridpolicy data collect` or `hybridpolicy arm run --record`"
+        )
+    wanted, found = _kind(demonstrated), _kind(meta)
+    for what in wanted:
+        if found[what] != wanted[what]:
+            raise DatasetError(
+                f"rollouts {given}: {what} {found[what]}, and the demonstrations have {wanted[what]}; give "
+                "rollouts of a policy that was trained on these demonstrations"
+            )
+    absent = sorted(set(demonstrated.camera_keys) - set(meta.camera_keys))
+    if absent:
+        raise DatasetError(
+            f"rollouts {given}: no {', '.join(absent)}, there are {sorted(meta.camera_keys)}; record them "
+            "with the cameras of the demonstrations"
+        )
+    seen = seen_episodes(meta.total_episodes, HELD_OUT_ROLLOUTS)
+    return replace(source, episodes=seen, imitate=False, outcomes="recorded")
+
+
+def _kind(meta: Any) -> dict[str, Any]:
+    """What is the same of everything that one policy learns from, cameras aside."""
+    names = {key: list(_names(meta.features.get(key) or {})) for key in ("action", "observation.state")}
+    return names | {"a rate in Hz of": meta.fps}
+
+
+def recipe(dataset: str = "", output: str = "outputs/own_data", rollouts: Sequence[str] = ()) -> TrainConfig:
     """World prior on the dataset's own video, then trunk and expert on its demonstrations.
 
     Args:
         dataset: folder or hub id of what `lerobot-record` wrote.
+        rollouts: the same of a policy's own tries, from which outcome heads learn how they end.
+
+    Raises:
+        ConfigurationError: no dataset. DatasetError: as `derive_arm` and `read_rollouts`.
     """
     if not dataset:
         raise ConfigurationError(
             "recipe own_data: no dataset; use hybridpolicy train --dataset <folder or hub id>"
         )
-    arm = read_arm(dataset)
     root, repo_id = locate(dataset)
+    meta = read_metadata(DatasetSource(root, repo_id))
+    arm = derive_arm(meta)
     chunk = max(round(CHUNK_S * arm.fps), 2)
     samples = int(np.clip(PASSES * arm.frames, *SAMPLES))
     tag = arm.known.tag if arm.known else "arm"
-    held_out = arm.episodes // HELD_OUT_SHARE
-    seen = tuple(range(arm.episodes - held_out)) if held_out else ()
-    labelled = DatasetSource(
-        root,
-        repo_id,
-        embodiment=tag,
-        episodes=seen,
-        onset_share=ONSET_SHARE if len(arm.tasks) > 1 else 0.0,
-        onset_frames=max(round(ONSET_S * arm.fps), 1),
-    )
-    video = DatasetSource(
-        root, repo_id, drop=("action", "observation.state", "task"), embodiment=tag, episodes=seen
-    )
+    video, labelled = _sources(arm, root, repo_id, tag)
+    tried = [
+        replace(read_rollouts(given, meta), weight=ROLLOUTS_SHARE / len(rollouts), embodiment=tag)
+        for given in rollouts
+    ]
+    if tried:  # of the demonstrations no outcome is learned: they say nothing of how a policy's tries end
+        labelled = replace(labelled, weight=1.0 - ROLLOUTS_SHARE)
     return TrainConfig(
         name="own_data",
         policy=HybridConfig(
@@ -218,10 +279,11 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
             waypoint_offsets=sorted({max(round(s * arm.fps), 1) for s in WAYPOINTS_S}),
             change_weight=12.0,
             change_offsets=sorted({max(round(s * arm.fps), 1) for s in CHANGES_S}),
+            outcome_weight=OUTCOME_WEIGHT if tried else 0.0,
         ),
         stages=[
             StageConfig("world", samples // 4, 32, 1e-3, [video]),
-            StageConfig("policy", samples, 32, 1e-3, [labelled]),
+            StageConfig("policy", samples, 32, 1e-3, [labelled, *tried]),
         ],
         output_dir=output,
         cache_dir=f"{output}/cache",
@@ -229,3 +291,22 @@ def recipe(dataset: str = "", output: str = "outputs/own_data") -> TrainConfig:
         ema_decay=0.998,
         augmentation=AugmentationConfig(brightness=0.2, contrast=0.2, saturation=0.2, shift_px=4),
     )
+
+
+def _sources(
+    arm: DerivedArm, root: str, repo_id: str | None, tag: str
+) -> tuple[DatasetSource, DatasetSource]:
+    """Action-free video of a dataset, and its demonstrations; the same episodes of both."""
+    seen = seen_episodes(arm.episodes)
+    video = DatasetSource(
+        root, repo_id, drop=("action", "observation.state", "task"), embodiment=tag, episodes=seen
+    )
+    labelled = DatasetSource(
+        root,
+        repo_id,
+        embodiment=tag,
+        episodes=seen,
+        onset_share=ONSET_SHARE if len(arm.tasks) > 1 else 0.0,
+        onset_frames=max(round(ONSET_S * arm.fps), 1),
+    )
+    return video, labelled

@@ -10,6 +10,7 @@ Examples:
   hybridpolicy train --recipe so101_twin
   hybridpolicy train --dataset path/to/dataset --output outputs/mine
   hybridpolicy train --dataset someone/so101_pick_cube --dry-run
+  hybridpolicy train --dataset path/to/dataset --rollouts outputs/own outputs/more --output outputs/judging
   hybridpolicy train --recipe so101_twin --resume
   hybridpolicy train --recipe so101_twin --set seed=3 --set policy.coupling=vla --set stages.1.samples=20000
 """
@@ -34,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--recipe", metavar="NAME", help="a recipe of --list")
     what.add_argument("--dataset", metavar="PATH_OR_ID", help="your own dataset: a folder or a Hub id")
     what.add_argument("--list", action="store_true", help="list the recipes and exit")
+    parser.add_argument(
+        "--rollouts",
+        metavar="DIR",
+        nargs="+",
+        default=[],
+        help="a policy's own tries, beside --dataset: outcome heads learn how they end; none is imitated",
+    )
     parser.add_argument("--output", metavar="DIR", help="where the run goes (default: what the recipe says)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last complete checkpoint in --output"
@@ -53,11 +61,15 @@ def run(args: argparse.Namespace) -> int:
             print(f"{entry.name:<{width}}  {entry.summary}")
         return 0
     output = (args.output,) if args.output else ()
+    if args.rollouts and not args.dataset:
+        raise CommandError("--rollouts go beside demonstrations; give these with --dataset")
     if args.dataset:
-        from recipes.own_data import read_arm
+        from recipes.own_data import describe_rollouts, read_arm
 
         print(read_arm(args.dataset).describe())
-        config = get_recipe(OWN_DATA_RECIPE)(args.dataset, *output)
+        config = get_recipe(OWN_DATA_RECIPE)(args.dataset, *output, rollouts=args.rollouts)
+        for rollouts in args.rollouts:
+            print(describe_rollouts(rollouts))
     else:
         config = get_recipe(args.recipe)(*output)
     config = overrides.override(config, args.set)

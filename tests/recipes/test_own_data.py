@@ -13,15 +13,20 @@ from lerobot.datasets import LeRobotDataset
 from embodiments.feetech.calibration import Calibration, CalibrationError, MotorCalibration
 from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.outcome_schema import FLAGS, STOP_REASON, SUCCESS, outcome_features
 from hybridpolicy.training.run import build_policy
 from recipes.commands import main
-from recipes.own_data import derive_arm, image_size, recipe
+from recipes.own_data import derive_arm, image_size, read_arm, recipe, seen_episodes
 
 HEIGHT, WIDTH, FPS, FRAMES = 480, 640, 30, 30
 
 
-def record(root: Path, joints=JOINT_NAMES, reach=100.0, episodes=2) -> Path:
-    """A recording of two views of moving noise; body joints sweep ±`reach` degrees."""
+def record(root: Path, joints=JOINT_NAMES, reach=100.0, episodes=2, tried=False) -> Path:
+    """A recording of two views of moving noise; body joints sweep ±`reach` degrees.
+
+    tried: by a policy, every second time in success.
+    """
     picture = {"dtype": "video", "shape": (HEIGHT, WIDTH, 3), "names": ["height", "width", "channels"]}
     numbers = {"dtype": "float32", "shape": (len(joints),), "names": list(joints)}
     features = {
@@ -29,7 +34,7 @@ def record(root: Path, joints=JOINT_NAMES, reach=100.0, episodes=2) -> Path:
         "observation.images.wrist": picture,
         "observation.state": numbers,
         "action": numbers,
-    }
+    } | (outcome_features() if tried else {})
     dataset = LeRobotDataset.create(
         "owner/pick", FPS, features, root=root, robot_type="so_follower", use_videos=True
     )
@@ -37,6 +42,11 @@ def record(root: Path, joints=JOINT_NAMES, reach=100.0, episodes=2) -> Path:
     base = rng.integers(0, 255, (HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     for episode in range(episodes):
         for frame in range(FRAMES):
+            ended = frame == FRAMES - 1
+            outcome = {name: np.array([False]) for name in FLAGS} | {
+                STOP_REASON: "time limit" if ended else ""
+            }
+            outcome |= {SUCCESS: np.array([ended and episode % 2 == 0])}
             angles = reach * np.sin(np.linspace(0, 1, len(joints)) + frame / FRAMES * 2 * np.pi)
             angles[-1] = 50.0 + 40.0 * np.sin(frame)
             dataset.add_frame(
@@ -47,6 +57,7 @@ def record(root: Path, joints=JOINT_NAMES, reach=100.0, episodes=2) -> Path:
                     "action": (angles + 1.0).astype(np.float32),
                     "task": "put the pen into the cup",
                 }
+                | (outcome if tried else {})
             )
         dataset.save_episode()
     dataset.finalize()
@@ -69,14 +80,15 @@ def test_the_run_follows_from_the_dataset(recording):
     assert config.stages[-1].sources[0].onset_share == 0.0  # one instruction: nothing to tell apart
 
 
+SMALL = [f"--set=stages.{stage}.{size}" for stage in (0, 1) for size in ("samples=32", "batch_size=16")]
+SMALL += ["--set=policy.width=32", "--set=policy.depth=1", "--set=policy.device=cpu"]
+
+
 def test_one_command_trains_it(recording, tmp_path, capsys):
-    small = ["samples=32", "batch_size=16"]
-    settings = [f"--set=stages.{stage}.{setting}" for stage in (0, 1) for setting in small]
-    settings += ["--set=policy.width=32", "--set=policy.depth=1", "--set=policy.device=cpu"]
     output = tmp_path / "run"
-    assert main(["train", "--dataset", str(recording), "--output", str(output), *settings]) == 0
+    assert main(["train", "--dataset", str(recording), "--output", str(output), *SMALL]) == 0
     shown = capsys.readouterr().out
-    for fact in ("shoulder_pan.pos", "front 640x480", "30 Hz"):
+    for fact in ("shoulder_pan.pos", "front 640x480", "30 Hz", "held out nothing of 2 episodes"):
         assert fact in shown
     policy = output / "checkpoints" / "last" / "pretrained_model"
     saved = json.loads((policy / "config.json").read_text())
@@ -143,3 +155,81 @@ def test_the_first_weights_follow_the_seed(recording):
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("episodes", "seen"), [(1, 0), (4, 0), (5, 4), (19, 18), (39, 38), (40, 38), (1000, 950)]
+)
+def test_the_last_episodes_are_held_out_or_it_is_said_that_none_are(recording, episodes, seen):
+    assert seen_episodes(episodes) == tuple(range(seen))
+    said = replace(read_arm(str(recording)), episodes=episodes).describe().splitlines()[-1]
+    assert (f"held out {episodes - seen} of {episodes}" in said) == bool(seen)
+    assert ("nothing is measured" in said) == (seen == 0)
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("owner") / "tried", reach=105.0, episodes=5, tried=True)
+
+
+def test_rollouts_teach_how_tries_end_and_not_what_to_do(recording, rollouts):
+    config = recipe(str(recording), rollouts=[str(rollouts)] * 3)
+    demonstrated, *tried = config.stages[-1].sources
+    assert config.policy.outcome_weight == 0.3
+    assert (demonstrated.imitate, demonstrated.outcomes, demonstrated.weight) == (True, "", 0.7)
+    assert [(s.imitate, s.outcomes, s.embodiment) for s in tried] == [(False, "recorded", "so101")] * 3
+    assert sum(source.weight for source in tried) == pytest.approx(0.3)
+    assert tried[0].episodes == (0, 1, 2, 3)  # the last is measured on
+    plain = recipe(str(recording))
+    assert (plain.policy.outcome_weight, len(plain.stages[-1].sources)) == (0.0, 1)
+    assert plain.stages[0] == config.stages[0]
+
+
+def test_one_command_trains_heads_and_goes_on_from_a_policy_with_heads(recording, rollouts, tmp_path, capsys):
+    asked = ["train", "--dataset", str(recording), "--rollouts", str(rollouts), *SMALL, "--set=log_every=1"]
+    asked += ["--set=validate_every_samples=96", "--set=stages.1.samples=96"]
+    asked += [f"--set=cache_dir={tmp_path}/cache"]
+    assert main([*asked, "--output", str(tmp_path / "first")]) == 0
+    assert f"rollouts {rollouts}: held out 1 of 5 episodes" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "first/metrics.jsonl").read_text().splitlines()]
+    assert any("outcome_loss" in line for line in lines)
+    assert any("held_out_success_brier" in line for line in lines)
+    first = tmp_path / "first/checkpoints/last/pretrained_model"
+    again = ["--output", str(tmp_path / "again"), f"--set=policy.pretrained_path={first}"]
+    assert main([*asked, *again]) == 0
+    heads = [
+        HybridPolicy.from_pretrained(folder / "checkpoints/last/pretrained_model").network.outcome
+        for folder in (tmp_path / "first", tmp_path / "again")
+    ]
+    assert heads[0].knows("success")
+    assert heads[1].labels.sum() > heads[0].labels.sum()  # it went on
+
+
+def test_what_is_no_rollouts_of_these_demonstrations_is_refused(recording, rollouts, tmp_path, capsys):
+    with pytest.raises(DatasetError, match=r"no column next\.success and outcome\.event, .* data collect"):
+        recipe(str(recording), rollouts=[str(recording)])
+    cases = (
+        (lambda info: info.update(fps=10), "a rate in Hz of 10, and the demonstrations have 30"),
+        (
+            lambda info: info["features"]["action"]["names"].reverse(),
+            r"action \['gripper\.pos'.* have \['should",
+        ),
+        (
+            lambda info: info["features"].pop("observation.state"),
+            r"observation\.state \[\], and .* have \['should",
+        ),
+        (
+            lambda info: info["features"].pop("observation.images.wrist"),
+            r"no observation\.images\.wrist, there are",
+        ),
+    )
+    for number, (change, message) in enumerate(cases):
+        root = tmp_path / str(number)
+        shutil.copytree(rollouts, root)
+        info = json.loads((root / "meta/info.json").read_text())
+        change(info)
+        (root / "meta/info.json").write_text(json.dumps(info))
+        with pytest.raises(DatasetError, match=message):
+            recipe(str(recording), rollouts=[str(root)])
+    assert main(["train", "--recipe", "so101_twin", "--rollouts", str(rollouts)]) == 2
+    assert "give these with --dataset" in capsys.readouterr().err
