@@ -32,12 +32,16 @@ Say = Callable[[Check], None]
 
 
 def check_policy(port: str, facts: PolicyFacts, spec: ControlSpec, cameras: Sequence[str]) -> list[Check]:
-    """Rate, joints, units and cameras of a policy against the arm's; CheckFailed at the first misfit."""
+    """Rate, joints, units and cameras of a policy against the arm's; CheckFailed at the first misfit.
+
+    Of a policy with optional context also what of it is there: it acts without the rest, too.
+    """
     return [
         _rate(port, facts, spec),
         _joints(port, facts, spec),
         _units(port, facts, spec),
         _cameras(port, facts, cameras),
+        *_context(facts),
     ]
 
 
@@ -92,6 +96,16 @@ def _cameras(port: str, facts: PolicyFacts, cameras: Sequence[str]) -> Check:
             f"missing {missing}. Give them with --cameras, under the policy's names"
         )
     return Check("cameras", ", ".join(facts.cameras))
+
+
+def _context(facts: PolicyFacts) -> list[Check]:
+    """One line where the policy declares optional context."""
+    said = (
+        (facts.brought, "brought by the policy itself"),
+        (facts.absent, "absent, nothing here brings it (docs/context.md)"),
+    )
+    found = "; ".join(f"{', '.join(entries)}: {what}" for entries, what in said if entries)
+    return [Check("context", found)] if found else []
 
 
 def check_calibration(facts: PolicyFacts, digest: str, file: str) -> Check:

@@ -36,7 +36,8 @@ class PolicyFacts(NamedTuple):
     cameras: names of the pictures it looks at. state_names, action_names: LeRobot's joint names in order.
     action_mean, action_std: (A,) of its training data, in its own units. max_delay: the longest prefix, in
     actions, that it can be asked to keep (0: it was not trained for real-time chunking). identity: hashes.
-    calibration: digest of the one its data was recorded with, where known.
+    calibration: digest of the one its data was recorded with, where known. brought, absent: entries of its
+    optional context that it brings itself, and those that nothing of a run on an arm brings.
     """
 
     fps: float
@@ -51,6 +52,8 @@ class PolicyFacts(NamedTuple):
     imagine: str
     identity: dict[str, Any]
     calibration: str | None = None
+    brought: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     @property
     def period_us(self) -> int:
@@ -251,8 +254,11 @@ class _Planner:
         self._last: tuple[int, Any] | None = None
 
     def facts(self, folder: str) -> PolicyFacts:
+        from hybridpolicy.optional_keys import PAST, QUALITY
+
         config, policy = self.actor.policy.config, self.actor.policy
         body = policy.embodiment
+        own = {PAST} if config.quality is None else {PAST, QUALITY}  # remembered; what is asked for
         return PolicyFacts(
             fps=float(config.fps or 0.0),
             cameras=tuple(config.cameras),
@@ -266,6 +272,8 @@ class _Planner:
             imagine=config.imagine,
             identity=_identity(policy, folder),
             calibration=config.calibration,
+            brought=tuple(entry for entry in config.optional_context if entry in own),
+            absent=tuple(entry for entry in config.optional_context if entry not in own),
         )
 
     def reset(self) -> None:

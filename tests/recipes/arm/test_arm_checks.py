@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lerobot.configs.types import FeatureType, PolicyFeature
 
 from embodiments.feetech.calibration import Calibration, MotorCalibration
 from embodiments.so101.arm_spec import control_spec
 from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from recipes.arm.checks import Latency, check_calibration, check_latency, check_policy
 from recipes.arm.errors import CheckFailed
-from recipes.arm.policy import Plan, PolicyFacts
+from recipes.arm.policy import Observation, Plan, PolicyFacts, _Planner
 from recipes.arm.setup import RunSettings
 
 
@@ -58,6 +59,49 @@ def test_a_policy_of_this_arm_passes(facts, spec):
 def test_what_does_not_fit_is_named(facts, spec, changed, message):
     with pytest.raises(CheckFailed, match=message):
         check_policy("/dev/arm", facts._replace(**changed), spec, ["front", "wrist"])
+
+
+@pytest.mark.parametrize(
+    ("brought", "absent", "found"),
+    [
+        (("past",), ("goal_image", "force"), "past: brought by the policy itself; goal_image, force: absent"),
+        (("past", "quality"), (), "past, quality: brought by the policy itself"),
+        ((), ("camera_pose",), "camera_pose: absent, nothing here brings it"),
+    ],
+)
+def test_what_of_the_optional_context_is_there_is_said(facts, spec, brought, absent, found):
+    facts = facts._replace(brought=brought, absent=absent)
+    *_, last = check_policy("/dev/arm", facts, spec, ["front", "wrist"])
+    assert last.name == "context"
+    assert last.found.startswith(found)
+    assert ("absent" in last.found) == bool(absent)
+
+
+@pytest.mark.parametrize(("quality", "brought"), [(1.0, ("past", "quality")), (None, ("past",))])
+def test_a_policy_knows_what_it_brings_and_acts_without_the_rest(make_policy_folder, quality, brought):
+    columns = {f"observation.{name}": PolicyFeature(FeatureType.STATE, (size,))
+               for name, size in (("force", 3), ("quality", 1), ("camera_pose.front", 7))}  # fmt: skip
+    declared = ["force", "past", "goal_image", "quality", "camera_pose"]
+    folder = make_policy_folder(
+        optional_context=declared, past_offsets=[-4, -2], columns=columns, quality=quality
+    )
+    planner = _Planner(folder, None, 1, None)
+    found = planner.facts(folder)
+    assert found.brought == brought
+    assert found.absent == tuple(entry for entry in declared if entry not in brought)
+    pixels = {name: np.zeros((32, 32, 3), np.uint8) for name in ("front", "wrist")}
+    seen, looks = [], planner.actor.policy.network.encode_context
+
+    def spied(sample, *given, **named):
+        seen.append((set(sample.vectors), bool(sample.goal), named["past"] is not None))
+        return looks(sample, *given, **named)
+
+    planner.actor.policy.network.encode_context = spied
+    for number in range(3):
+        plan = planner.plan(Observation(number, 200_000 * number, 0, (0.0,) * 6, pixels, "touch"))
+        assert np.isfinite(plan.positions).all()
+    vectors = {f"observation_{entry}" for entry in brought if entry == "quality"}
+    assert seen == [(vectors, False, False), (vectors, False, True), (vectors, False, True)]
 
 
 @pytest.mark.parametrize(
