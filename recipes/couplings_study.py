@@ -32,7 +32,8 @@ def variants(config: TrainConfig) -> list[Variant]:
     for name, streams, stage1 in [*rows, ("joint", "tied", "without")]:
         stages = config.stages
         if stage1 == "without":
-            stages = [replace(stages[-1], samples=sum(stage.samples for stage in stages))]
+            taught = [source for source in stages[-1].sources if source.imitate]
+            stages = [replace(stages[-1], samples=sum(stage.samples for stage in stages), sources=taught)]
         policy = replace(config.policy, coupling=name, streams=streams, imagine=None)
         factors = {"coupling": name, "streams": streams, "stage1": stage1}
         found.append(Variant(factors, replace(config, stages=stages, policy=policy)))
