@@ -93,7 +93,7 @@ class Objective:
         predicted = run.predict(target, wanted) if plan.world or plan.action else Predicted(None, None)
 
         parts = [(config.collapse_weight * collapse_penalty(context.online_latents), {})]
-        if plan.action and sample.imitate:
+        if plan.action:
             parts.append(self._action_part(sample, plan, predicted.chunk, wanted))
         if predicted.informed is not None:
             parts += self._informed_parts(sample, plan, wanted, *predicted.informed)

@@ -51,11 +51,13 @@ def _modes(row: Coupling, labelled: bool, future: bool, imitate: bool, share: fl
     """
     if not labelled:
         return {"video": 1.0}
-    if not imitate:  # what was done says what followed
-        told = bool(row.world_sees_action) and future
-        if told and row.world_shown == "blocks":  # between true actions, which carry no loss
+    if not imitate:  # what was done says what followed, and what followed says what was done
+        if not future or not row.generative:
+            return {"video": 1.0}
+        if row.world_shown == "blocks":  # each action is foretold from what followed it
             return {"policy": 1.0}
-        return {name: MIX[name] for name in ("forward", "video")} if told else {"video": 1.0}
+        asked = {"forward": bool(row.world_sees_action), "inverse": row.inverse, "video": True}
+        return {name: MIX[name] for name, answered in asked.items() if answered}
     if not row.generative or not future:
         return {"policy_alone": 1.0}
     if row.world_shown == "clean":  # half of the samples carry the world loss, half show A the clean future
@@ -111,7 +113,7 @@ def training_plan(
     Args:
         labelled: the micro-batch has actions.
         future: it has future frames, so the world loss can be computed.
-        imitate: its actions are to be learned; False: they are only given, where W may see them.
+        imitate: its actions are what to do; False: they only say what followed, and what followed says them.
     """
     count, modes = len(noise), _modes(row, labelled, future, imitate, config.world_share)
     mode = _draw(modes, noise.uniform("mode", 1)[:, 0])
@@ -141,6 +143,9 @@ def training_plan(
         jitter = torch.where(mode["inverse"], jitter, torch.zeros_like(jitter))
     action_tau = _action_tau(config, noise, mode["forward"])
     half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
+    learned = ~(mode["forward"] | mode["video"])
+    if not imitate and row.world_shown != "blocks":
+        learned = mode["inverse"]
     return TrainingPlan(
         world=world,
         action=labelled and set(modes) != {"video"},
@@ -148,7 +153,7 @@ def training_plan(
         world_jitter=jitter,
         world_loss=world_loss,
         action_tau=action_tau,
-        action_loss=(action_tau < 1.0) & ~(mode["forward"] | mode["video"])[:, None] & imitate,
+        action_loss=(action_tau < 1.0) & learned[:, None],
         world_visible=world_visible,
         action_visible=~mode["video"],
         world_sees_action=mode["forward"] | (half & mode["policy"]),

@@ -55,8 +55,8 @@ class DatasetSource:
         arm's heading instead of the instruction.
     outcomes: what is known of how episodes ended, for the outcome heads. "demonstrations": all in success,
         and nothing of risk; "recorded": by the columns next.success and outcome.event; empty: nothing.
-    imitate: False where the actions are not to be learned, as those of failed tries are not: what was done is
-        then shown to the world prior and to the outcome heads only.
+    imitate: False where the actions are not what to do, as of failed tries and of play: what was
+        done is then shown to the world prior and to the outcome heads, and inferred from what followed.
     frame_weights: a .npy file, one number of 0 or more for each frame of the dataset, which are drawn in
         proportion. Computed once, before training (`training.advantage`). None draws evenly.
     """
