@@ -35,7 +35,7 @@ EVERY = 5  # plans, one of which imagines, in rows of on_uncertainty: calibrate 
 MOST_NEVER, MOST_ALWAYS = 1.05, {"joint": 1.3, "cascaded": 1.8}
 MOST_PLANNING, MOST_LOST = 4.0, 0.05
 FEWEST_EPISODES = 200  # paired ones, for a row to be judged by its success
-LARGE = {"width": 320, "depth": 5, "heads": 8, "frame_channels": 96, "num_keypoints": 64}  # about 15 M
+LARGE = {"width": 432, "heads": 8}  # the quickstart's network, as wide as 15 M take
 
 
 @dataclass(frozen=True)
