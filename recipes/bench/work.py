@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 # torch counts attention of a GPU only.
-_COUNTS = flop_registry | {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+_COUNTS = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
 
 
 class _Watch(TorchDispatchMode):
@@ -31,8 +34,8 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-def _watch(call: Callable[[], object]) -> _Watch:
-    with torch.no_grad(), _Watch() as watch:
+def _watch(call: Callable[[], object], trained: bool = False) -> _Watch:
+    with torch.set_grad_enabled(trained), _Watch() as watch:
         call()
     return watch
 
@@ -44,6 +47,9 @@ def count_live(model: nn.Module, call: Callable[[], object]) -> int:
     return sum(p.numel() for p in model.parameters() if p.untyped_storage().data_ptr() in used)
 
 
-def count_flops(call: Callable[[], object], calls: int = 1) -> int:
-    """Operations of one of `calls` calls: of matrix products and convolutions, a multiply-add being two."""
-    return sum(_watch(call).flops for _ in range(calls)) // calls
+def count_flops(call: Callable[[], object], calls: int = 1, trained: bool = False) -> int:
+    """Operations of one of `calls` calls: of matrix products and convolutions, a multiply-add being two.
+
+    trained: with gradients; what a `backward` inside `call` takes is counted.
+    """
+    return sum(_watch(call, trained).flops for _ in range(calls)) // calls

@@ -1,7 +1,8 @@
 """Samples a second of a training step, beside LeRobot's policies.
 
-Every row runs in a process of its own, on one micro-batch in memory, in bfloat16 and in float32. Both loaders
-are measured on the dataset: what share of a row's time they would take.
+Every row runs in a process of its own, on micro-batches in memory, in bfloat16 and in float32. Both loaders
+are measured on the dataset: what share of a row's time they would take if nothing were loaded ahead.
+What each key of --json is: docs/bench.md.
 
 Examples:
   hybridpolicy bench train
@@ -20,9 +21,9 @@ from pathlib import Path
 DEMONSTRATIONS = 40  # recorded where no dataset is given
 LOADER_S = 4.0  # of measuring each loader, at most
 
-ROW = "{:<24}{:<6}{:>10}{:>12.0f}{:>12.0f}{:>10.2f}"
-HEADER = "{:<24}{:<6}{:>10}{:>12}{:>12}{:>10}".format(
-    "policy", "", "params", "samples/s", "peak MiB", "× peer"
+ROW = "{:<30}{:<6}{:>10}{:>14.0f}{:>11.0f}{:>10.0f}{:>8.2f}"
+HEADER = "{:<30}{:<6}{:>10}{:>14}{:>11}{:>10}{:>8}".format(
+    "policy", "", "params", "MFLOP/sample", "samples/s", "peak MiB", "× peer"
 )
 
 
@@ -57,24 +58,15 @@ def run(args: argparse.Namespace) -> int:
         return status
     print(HEADER)
     for row in table:
-        ratio = row["ratio_to_best_peer"] or float("nan")
-        print(
-            ROW.format(
-                row["policy"],
-                row["precision"],
-                row["params"],
-                row["samples_per_s"],
-                row["peak_memory_mib"],
-                ratio,
-            )
-        )
+        names = ("policy", "precision", "params", "mflops_per_sample", "samples_per_s", "peak_memory_mib")
+        print(ROW.format(*(row[name] for name in names), row["ratio_to_best_peer"] or float("nan")))
         if not row.get("pass", True):
             print(f"  misses its bar: {row['bars']}")
     return status
 
 
 def _loaders(dataset: str | None, seconds: float) -> dict[str, float]:
-    """Samples a second of this project's loader and of LeRobot's."""
+    """Samples a second of this project's loader, with and without futures, and of LeRobot's without."""
     from embodiments.so101.recording import record_demonstrations
     from hybridpolicy.training.bench import measure_loader
     from hybridpolicy.training.config import DatasetSource
@@ -87,11 +79,12 @@ def _loaders(dataset: str | None, seconds: float) -> dict[str, float]:
             record_demonstrations(source.root, DEMONSTRATIONS)
         else:
             source = DatasetSource(*locate(dataset))
-        ours, theirs = (
+        ahead, now = (
             measure_loader(
                 source, Window(observed, tuple(range(8))), Path(folder) / "cache", budget_s=seconds,
                 image_size=(96, 96),
             )
-            for observed in ((0, 4, 8), (0,))  # the peers see no future
+            for observed in ((0, 4, 8), (0,))
         )  # fmt: skip
-    return {"hybrid": ours.samples_per_s, "lerobot": theirs.lerobot_samples_per_s}
+    return {"hybrid, future": ahead.samples_per_s, "hybrid": now.samples_per_s,
+            "lerobot": now.lerobot_samples_per_s}  # fmt: skip

@@ -100,6 +100,9 @@ def test_what_a_call_takes_is_counted():
     q = torch.randn(1, 2, 6, 8)
     attended = count_flops(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
     assert attended == 2 * (2 * 6 * 6 * 8) * 2
+    q.requires_grad_()  # backward takes five such products, for one of the two is made again
+    trained = lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()  # noqa: E731
+    assert count_flops(trained, trained=True) == attended + 5 * (2 * 6 * 6 * 8) * 2
     alternating = itertools.count()
     assert count_flops(lambda: model["used"](x) if next(alternating) % 2 else None, 4) == 60
 
