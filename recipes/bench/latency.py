@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.planner import Planner, PlannerSettings
+from hybridpolicy.streams import Prefix, TwoStreams
 from recipes.bench.peers import features, observation, peers, plan_once
 from recipes.bench.work import count_flops, count_live
 from recipes.so101_quickstart import recipe as quickstart
@@ -128,32 +130,46 @@ def explicit_row() -> Row:
 
 
 def step_rows() -> Iterator[Row]:
-    """Integration steps of a flow head, with the context kept and with it run through the streams again in
-    each; then those of a flow world.
+    """Integration steps of a flow head, with the context kept and with it run again beside the chunk in each;
+    then those of a flow world.
     """
     for steps in STEPS:
         policy = small_policy(coupling="joint", action_law="flow", action_steps=steps)
         yield _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=True)
         if steps > 1:
-            yield _without_cache(policy, steps)
+            yield _hybrid("hybrid, flow", uncached(policy), "never", default=False, prefix_cache=False)
     for steps in STEPS:
         policy = small_policy(coupling="cascaded", world_law="flow", world_steps=steps)
         yield _hybrid("hybrid, flow world", policy, "always", default=False, world_steps=steps)
 
 
-def _without_cache(policy: HybridPolicy, steps: int) -> Row:
-    """The same integration where keys and values of the context are not kept from step to step."""
-    row = _hybrid("hybrid, flow", policy, "never", default=False, prefix_cache=False)
-    prefix = policy.context(observation()).prefix
-    tokens = torch.randn(1, len(prefix), policy.config.width)
+class Uncached(TwoStreams):
+    """Streams that keep no keys and values: the context's tokens are run again beside those of each chunk."""
 
-    def call() -> object:
-        for _ in range(steps - 1):
-            policy.network.streams.encode(tokens, prefix.visible)
-        return row.call()
+    def encode(self, tokens: Tensor, visible: Tensor, *_: Any, **__: Any) -> Prefix:
+        self._context = tokens
+        return Prefix((), (), visible)
 
-    facts = row.facts | {"flops": count_flops(call)}
-    return replace(row, facts=facts, call=call, tokens=_counted(policy, call))
+    def forward(self, world: None, action: Tensor, prefix: Prefix, *_: Any, **__: Any) -> Any:
+        """Context and chunk in one call, in which the context does not see the chunk."""
+        assert world is None, "a future is not run here"
+        seen = torch.cat((prefix.visible, prefix.visible.new_ones(action.shape[:2])), dim=1)
+        mask = seen.unsqueeze(1).repeat(1, seen.shape[1], 1)
+        mask[:, : len(prefix), len(prefix) :] = False
+        _, output, new = super().forward(self._context, action, None, mask)
+        return None, output, new
+
+
+def uncached(policy: HybridPolicy) -> HybridPolicy:
+    """The same policy, acting without a future, whose context is not kept from one integration step to the
+    next.
+    """
+    policy = deepcopy(policy)
+    config, cached = policy.config, policy.network.streams
+    streams = Uncached(config.width, config.depth, config.heads, config.mlp_ratio)
+    streams.load_state_dict(cached.state_dict())
+    policy.network.streams = streams
+    return policy.eval()
 
 
 def planner_rows() -> Iterator[Row]:

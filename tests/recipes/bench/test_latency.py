@@ -87,8 +87,26 @@ def test_every_kind_of_row_runs(tmp_path):
     assert all(tokens > 0 for _, tokens in counted)
     by_steps = {(facts["steps"], facts["prefix_cache"]): tokens for facts, tokens in counted
                 if "prefix_cache" in facts}  # fmt: skip
-    assert by_steps[1, True] < by_steps[4, True] < by_steps[4, False]
+    chunk = 8
+    context = by_steps[1, True] - chunk
+    for steps in (2, 4, 10):
+        assert by_steps[steps, True] == context + steps * chunk
+        assert by_steps[steps, False] == steps * (context + chunk)
     assert {one.facts["policy"] for one in rows} >= {"hybrid, compiled", "hybrid, tied", "hybrid, flow world"}
+
+
+def test_without_a_cache_the_chunk_is_the_same():
+    """Of two observations, one of which holds a token that nobody may see: its instruction is empty."""
+    policy = latency.small_policy(coupling="joint", action_law="flow", action_steps=3)
+    other = latency.uncached(policy)
+    one = latency.observation()
+    batch = {key: x.repeat(2, *[1] * (x.ndim - 1)) for key, x in one.items() if isinstance(x, torch.Tensor)}
+    batch["task"] = [*one["task"], ""]
+    cached, bare = (each.predict_action_chunk(batch) for each in (policy, other))
+    torch.testing.assert_close(bare, cached, rtol=0, atol=1e-5)
+    policy.reset()  # the same noise again
+    heard = policy.predict_action_chunk(batch | {"task": one["task"] * 2})
+    assert float((heard[1] - cached[1]).abs().max()) > 1e-3  # else any context would do
 
 
 def test_what_a_call_takes_is_counted():
