@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--planner-k`, what else begins with `--planner-`, and `--gate`."""
+def add_arguments(parser: argparse.ArgumentParser, candidates: int | None = None) -> None:
+    """Adds `--planner-k`, what else begins with `--planner-`, and `--gate`.
+
+    candidates: where `--planner-k` is not given; None: no planner.
+    """
     parser.add_argument(
-        "--planner-k", type=int, metavar="K", help="candidates a plan is chosen from; default: no planner"
-    )
+        "--planner-k", type=int, default=candidates, metavar="K",
+        help=f"candidates a plan is chosen from; default: {candidates or 'no planner'}",
+    )  # fmt: skip
     parser.add_argument(
         "--planner-budget-ms", type=float, metavar="MS", help="time of a plan; K is lowered to what fits"
     )

@@ -3,6 +3,7 @@
 At decision points of ordinary episodes the table is saved, K candidates are proposed and scored, and each is
 executed whole from the saved state; then the policy goes on by itself, one candidate a plan, to the end of
 the episode, with the same noise after every candidate. Best-of-K by outcome bounds what a choice can gain.
+Where a gate lets no candidate pass, the planner's choice is to stand for as long as a chunk lasts.
 
 P decision points, K candidates, N tables, T actions of a chunk, A joints.
 """
@@ -20,8 +21,7 @@ from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor, Proposals
-from hybridpolicy.planner import PlannerSettings
-from hybridpolicy.stats import Interval, paired_bootstrap
+from hybridpolicy.stats import FEWEST_GROUPS, Interval, paired_bootstrap
 from recipes.twin import suites
 from recipes.twin.rollout import Observation, roll
 
@@ -30,16 +30,18 @@ SEED = 60_000_000  # scenes of this measurement, apart from those of evaluation
 
 @dataclass(frozen=True)
 class OracleSettings:
-    """How much is measured. every: plans from one decision point of an episode to the next."""
+    """How much is measured: at least so many episodes that their intervals say something.
+
+    every: plans from one decision point of an episode to the next.
+    """
 
     episodes: int = 24
-    candidates: int = 8
     every: int = 4
     seed: int = SEED
     families: tuple[str, ...] = suites.FAMILIES
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("candidates", 2), ("every", 1)):
+        for name, least in (("episodes", FEWEST_GROUPS), ("every", 1)):
             if getattr(self, name) < least:
                 raise ConfigurationError(
                     f"planner bench: {name} = {getattr(self, name)}; must be {least} or more"
@@ -48,20 +50,24 @@ class OracleSettings:
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision point: what each candidate (K,) led to, its score, and the index the planner chose.
+    """One decision point: what each candidate (K,) led to, its score, and the index the planner chose, -1
+    where none passed its gate.
 
-    spread: standard deviation over candidates, mean over chunk and joints, degrees and percent.
+    taken: what the planner's choice led to, be it to stand. spread: standard deviation over candidates, mean
+    over chunk and joints, degrees and percent.
     """
 
     episode: int
     outcomes: np.ndarray
     scores: np.ndarray
     chosen: int
+    taken: bool
     spread: float
 
 
 def measure_planner(
     actor: Actor,
+    planner: Actor,
     settings: OracleSettings,
     *,
     variation: Variation | None = None,
@@ -71,16 +77,15 @@ def measure_planner(
     """Candidate spread, oracle best-of-K, planner's choice and one candidate, at points and in closed loop.
 
     Args:
-        actor: without a planner. progress: hears of episodes done, each counted three times: taken apart,
-            played with one candidate, played with K.
+        actor: without a planner. planner: the same policy with the planner to measure.
+        progress: hears of episodes done, each counted three times: taken apart, played with one candidate,
+            played with K.
 
     Raises:
-        ConfigurationError, QueryError: the policy cannot be planned with, or has no outcome heads.
+        ConfigurationError: `planner` has none. QueryError: the policy has no outcome heads.
     """
     actor.check_rate(float(TWIN_RATE_HZ))
     actor.policy.eval()
-    planner = Actor(actor.policy, actor.preprocessor, actor.postprocessor)
-    planner.set_planner(PlannerSettings(candidates=settings.candidates))
     scenarios = draw_scenarios(settings.episodes, settings.seed, settings.families, variation or Variation())
     tell = progress or (lambda done, total: None)
     total = 3 * len(scenarios)
@@ -109,20 +114,22 @@ def decision_figures(decisions: Sequence[Decision]) -> dict[str, Any]:
     """The report's figures at decision points.
 
     random: a candidate drawn at random, in expectation. divided: the points at which some candidates succeed
-    and some fail, the only ones at which a choice matters. Intervals of gains resample whole episodes.
+    and some fail, the only ones at which a choice matters. refused: points at which the planner stood, for no
+    candidate passed its gate; `one`, `random` and `oracle` are of all candidates, passed or not. Intervals of
+    gains resample whole episodes.
     """
-    outcomes = np.stack([one.outcomes for one in decisions])  # (P, K)
-    chosen = np.array([one.outcomes[one.chosen] for one in decisions])
-    random, oracle = outcomes.mean(axis=1), outcomes.any(axis=1)
-    divided = oracle & ~outcomes.all(axis=1)
-    episodes = [one.episode for one in decisions]
-    groups = episodes if len(set(episodes)) > 1 else None
+    chosen = np.array([one.taken for one in decisions])
+    random = np.array([one.outcomes.mean() for one in decisions])  # K may differ: a budget lowers it
+    oracle = np.array([one.outcomes.any() for one in decisions])
+    divided = oracle & (random < 1.0)
+    groups = [one.episode for one in decisions]
     spread = np.array([one.spread for one in decisions])
     return {
         "points": len(decisions),
+        "refused": sum(one.chosen < 0 for one in decisions),
         "spread": {"mean": float(spread.mean()), "least": float(spread.min()), "most": float(spread.max())},
         "success": {
-            "one": suites.rate(outcomes[:, 0].tolist()),
+            "one": suites.rate([bool(one.outcomes[0]) for one in decisions]),
             "random": float(random.mean()),
             "planner": suites.rate(chosen.tolist()),
             "oracle": suites.rate(oracle.tolist()),
@@ -151,10 +158,13 @@ def _figure(interval: Interval) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Point:
-    """A moment of all tables: which (N,) were running, their saved states, and what was proposed."""
+    """A moment of all tables: which (N,) were running, their saved states, their joints (N, A), and what was
+    proposed.
+    """
 
     running: np.ndarray
     states: dict[int, EpisodeState]
+    joints: np.ndarray
     proposals: Proposals
 
 
@@ -179,16 +189,20 @@ class _Dissection:
         """Plays the episodes, then executes every candidate of every point."""
         found = []
         for point in self._points(every):
-            outcomes = np.stack(
-                [self._execute(point, k) for k in range(point.proposals.chunks.shape[1])], axis=1
-            )
-            spread = point.proposals.chunks.std(axis=1).mean(axis=(1, 2))
+            proposals, tables = point.proposals, np.arange(self._env.num_envs)
+            candidates = proposals.chunks.swapaxes(0, 1)
+            outcomes = np.stack([self._execute(point, chunks) for chunks in candidates], axis=1)
+            taken, refused = outcomes[tables, proposals.chosen], proposals.chosen < 0
+            if refused[point.running].any():
+                taken = np.where(refused, self._execute(point, proposals.best(point.joints)), taken)
+            spread = proposals.chunks.std(axis=1).mean(axis=(1, 2))
             found += [
                 Decision(
                     self._first + table,
                     outcomes[table],
-                    point.proposals.scores[table],
-                    int(point.proposals.chosen[table]),
+                    proposals.scores[table],
+                    int(proposals.chosen[table]),
+                    bool(taken[table]),
                     float(spread[table]),
                 )
                 for table in np.flatnonzero(point.running)
@@ -205,7 +219,8 @@ class _Dissection:
             nonlocal plans
             if plans % every == 0 and running.any():
                 states = {int(table): self._env.get_state(int(table)) for table in np.flatnonzero(running)}
-                points.append(_Point(running.copy(), states, self._planner.propose(*self._looked(seen))))
+                proposals = self._planner.propose(*self._looked(seen))
+                points.append(_Point(running.copy(), states, seen["agent_pos"].copy(), proposals))
             plans += 1
             return self._actor.chunk(*self._looked(seen))
 
@@ -213,12 +228,11 @@ class _Dissection:
             running = ~tick.done & (np.arange(self._env.num_envs) < self._count)
         return points
 
-    def _execute(self, point: _Point, candidate: int) -> np.ndarray:
-        """(N,) success of each running table after the candidate and the policy's own continuation."""
+    def _execute(self, point: _Point, chunk: np.ndarray) -> np.ndarray:
+        """(N,) success of each running table after a chunk (N, T, A) and the policy's own continuation."""
         for table, state in point.states.items():
             self._env.set_state(table, state)
         self._actor.reset()  # the same noise after every candidate
-        chunk = point.proposals.chunks[:, candidate]
         for ahead in range(chunk.shape[1]):
             last = ahead == chunk.shape[1] - 1
             observation, _, terminated, truncated, info = self._env.step(chunk[:, ahead], render=last)
