@@ -34,7 +34,8 @@ def measure_queries(policy: "HybridPolicy", batch: dict[str, Any]) -> dict[str, 
         does not listen;
         `<head>_brier` (squared error of an outcome head from the moment alone), `_imagined` (with the
         imagined future), `_chunk` (with the chunk and what it is imagined to lead to), `_constant` (of
-        always answering the batch's mean).
+        always answering the batch's mean); `<head>_bias`, `_imagined`, `_chunk` (mean answer less mean label:
+        off on the whole, however well or badly it tells samples apart).
     """
     sample = present(batch, policy.config)
     context = policy.network.encode_context(sample, policy.embodiment)
@@ -120,8 +121,9 @@ def _judging(policy: "HybridPolicy", sample: Sample, context: Context) -> dict[s
             continue
         figures[f"{head}_brier_constant"] = float(masked_mean((truth - truth[real].mean()).square(), real))
         for form, outcome in forms.items():
-            error = (getattr(outcome, head) - truth).square()
-            figures[f"{head}_brier{form}"] = float(masked_mean(error, real))
+            excess = getattr(outcome, head) - truth
+            figures[f"{head}_brier{form}"] = float(masked_mean(excess.square(), real))
+            figures[f"{head}_bias{form}"] = float(masked_mean(excess, real))
     return figures
 
 

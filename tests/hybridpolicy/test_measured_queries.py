@@ -72,6 +72,30 @@ def test_heads_are_measured_as_a_planner_asks_them(make_policy, make_batch):
     assert len({found[f"success_brier{form}"] for form in forms}) == 4
 
 
+@pytest.mark.parametrize(
+    ("says", "bias", "brier"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], 0.0, 0.25),  # right on the whole, and tells nothing apart
+        ([0.9, 0.9, 0.9, 0.9], 0.4, 0.41),  # too hopeful, and tells nothing apart
+        ([0.9, 0.9, 0.1, 0.1], 0.0, 0.01),  # right on the whole, and tells both apart
+        ([0.9, 0.9, 0.5, 0.5], 0.2, 0.13),  # tells both apart, and is too hopeful
+        ([0.1, 0.1, 0.9, 0.9], 0.0, 0.81),  # right on the whole, and wrong of each
+    ],
+)
+def test_bias_is_apart_from_telling_samples_apart(make_policy, make_batch, monkeypatch, says, bias, brier):
+    """Of a head that says so of two successes and two failures, and of one more whose label is unknown."""
+    policy = make_policy(coupling="joint", outcome_weight=1.0).eval()
+    logits = torch.logit(torch.tensor([*says, 0.01]))[:, None].repeat(1, len(HEADS))
+    monkeypatch.setattr(policy.network.outcome, "logits", lambda streams, prefix: logits)
+    labels = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0])[:, None].repeat(1, len(HEADS))
+    known = torch.tensor([1.0] * 4 + [0.0])[:, None].repeat(1, len(HEADS))
+    found = policy.measure(make_batch(5) | {"outcome.labels": labels, "outcome.known": known})
+    for head in HEADS:
+        for form in ("", "_imagined", "_chunk"):
+            assert found[f"{head}_bias{form}"] == pytest.approx(bias, abs=1e-6)
+            assert found[f"{head}_brier{form}"] == pytest.approx(brier, abs=1e-6)
+
+
 def test_what_does_not_change_has_no_skill_to_speak_of(make_policy, make_batch):
     """As latents that stand still: neither perfect nor infinitely bad."""
     policy, batch = make_policy(coupling="joint").eval(), make_batch(8)
