@@ -343,14 +343,19 @@ def _judge(table: Sequence[dict[str, Any]]) -> None:
 
 
 def _committed(row: Row, results: Path) -> dict[str, Any]:
-    """Success of the same network at the same setting, from the table of couplings if there is one, and what
-    imagining gained on the same scenes.
+    """Success of the same network at the same setting, from the table of couplings if there is one, what
+    imagining gained on the same scenes, and whose it is: the study's cells, which are checkpoints.
+
+    The study's one variant with a stage 1 is left out: what stands beside one another was trained alike.
     """
     path = results / "couplings.json"
     if row.network is not None and path.is_file():
-        for measured in json.loads(path.read_text())["variants"]:
+        study = json.loads(path.read_text())
+        for name, measured in zip(study["cells"], study["variants"], strict=True):
             figures = measured["imagine"].get(row.facts["imagine"])
-            if measured["network"] == row.network and figures:
-                return {"checkpoint": path.name, "success": figures["rate"], "episodes": figures["episodes"],
+            if measured["network"] == row.network and measured.get("stage1") != "with" and figures:
+                cells = [f"{name}/seed{cell['seed']}" for cell in study["cells"][name]]
+                return {"results": path.name, "checkpoints": cells, "success": figures["rate"],
+                        "episodes": figures["episodes"],
                         "always_minus_never": measured["always_minus_never"]}  # fmt: skip
-    return dict.fromkeys(("checkpoint", "success", "episodes", "always_minus_never"))
+    return dict.fromkeys(("results", "checkpoints", "success", "episodes", "always_minus_never"))

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +22,14 @@ def row(policy, coupling, imagine="never"):
 
 
 def commit(folder, policy, coupling, gained=None, **figures):
-    """A table of couplings with one row."""
+    """A table of couplings with one row, and before it one of the same network, trained otherwise."""
     measured = {"network": row(policy, coupling).network, "imagine": figures, "always_minus_never": gained}
-    (folder / "couplings.json").write_text(json.dumps({"variants": [measured]}))
+    other = {mode: {"rate": 0.5, "episodes": 999} for mode in figures}
+    study = {
+        "variants": [measured | {"stage1": "with", "imagine": other}, measured | {"stage1": "without"}],
+        "cells": {"stage1-with": [{"seed": 0}], "stage1-without": [{"seed": 0}, {"seed": 1}]},
+    }
+    (folder / "couplings.json").write_text(json.dumps(study))
 
 
 def test_ratios_are_to_vla_of_the_same_size(tmp_path):
@@ -42,6 +48,18 @@ def test_success_comes_from_a_committed_result_of_the_same_network(tmp_path):
     table = latency.latency_table(rows, [[1.0]] * 5, tmp_path)
     assert [line["success"] for line in table] == [0.9, None, None, None, None]
     assert table[0]["episodes"] == 288
+    assert table[0]["results"] == "couplings.json"
+    assert table[0]["checkpoints"] == ["stage1-without/seed0", "stage1-without/seed1"]
+
+
+def test_a_table_of_the_couplings_study_can_be_joined(tmp_path):
+    """The committed one."""
+    results = Path(__file__).parents[3] / "docs/results"
+    measured = json.loads((results / "couplings.json").read_text())["variants"]
+    rows = [replace(row("hybrid", one["coupling"]), network=one["network"]) for one in measured]
+    table = latency.latency_table(rows, [[1.0]] * len(rows), results)
+    assert len(table) >= 2
+    assert all(line["success"] > 0 and line["checkpoints"] for line in table)
 
 
 @pytest.mark.parametrize(
