@@ -1,7 +1,7 @@
 """Milliseconds of one chunk, every coupling beside LeRobot's policies.
 
 Rows are timed in turn in one process on this machine, with random weights. Success is joined from committed
-results of the same configuration where there are any.
+results of the same configuration where there are any. What each key of --json is: docs/bench.md.
 
 Examples:
   hybridpolicy bench latency
