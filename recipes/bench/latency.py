@@ -355,7 +355,7 @@ def _committed(row: Row, results: Path) -> dict[str, Any]:
             figures = measured["imagine"].get(row.facts["imagine"])
             if measured["network"] == row.network and measured.get("stage1") != "with" and figures:
                 cells = [f"{name}/seed{cell['seed']}" for cell in study["cells"][name]]
-                return {"results": path.name, "checkpoints": cells, "success": figures["rate"],
+                return {"results": path.name, "checkpoint": cells, "success": figures["rate"],
                         "episodes": figures["episodes"],
                         "always_minus_never": measured["always_minus_never"]}  # fmt: skip
-    return dict.fromkeys(("results", "checkpoints", "success", "episodes", "always_minus_never"))
+    return dict.fromkeys(("results", "checkpoint", "success", "episodes", "always_minus_never"))

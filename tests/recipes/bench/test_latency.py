@@ -49,7 +49,7 @@ def test_success_comes_from_a_committed_result_of_the_same_network(tmp_path):
     assert [line["success"] for line in table] == [0.9, None, None, None, None]
     assert table[0]["episodes"] == 288
     assert table[0]["results"] == "couplings.json"
-    assert table[0]["checkpoints"] == ["stage1-without/seed0", "stage1-without/seed1"]
+    assert table[0]["checkpoint"] == ["stage1-without/seed0", "stage1-without/seed1"]
 
 
 def test_a_table_of_the_couplings_study_can_be_joined(tmp_path):
@@ -59,7 +59,7 @@ def test_a_table_of_the_couplings_study_can_be_joined(tmp_path):
     rows = [replace(row("hybrid", one["coupling"]), network=one["network"]) for one in measured]
     table = latency.latency_table(rows, [[1.0]] * len(rows), results)
     assert len(table) >= 2
-    assert all(line["success"] > 0 and line["checkpoints"] for line in table)
+    assert all(line["success"] > 0 and line["checkpoint"] for line in table)
 
 
 @pytest.mark.parametrize(
