@@ -2,8 +2,9 @@
 
 At decision points of ordinary episodes the table is saved, K candidates are proposed and scored, and each is
 executed whole from the saved state; then the policy goes on by itself, one candidate a plan, to the end of
-the episode, with the same noise after every candidate. Best-of-K by outcome bounds what a choice can gain.
-Where a gate lets no candidate pass, the planner's choice is to stand for as long as a chunk lasts.
+the episode, with the same noise after every candidate. Best-of-K by outcome bounds what one choice can gain;
+a planner that chooses again at every look may gain more. Where a gate lets no candidate pass, the planner's
+choice is to stand for as long as a chunk lasts.
 
 P decision points, K candidates, N tables, T actions of a chunk, A joints.
 """
@@ -21,7 +22,7 @@ from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor, Proposals
-from hybridpolicy.stats import FEWEST_GROUPS, Interval, paired_bootstrap
+from hybridpolicy.stats import FEWEST_GROUPS, Interval, bootstrap_mean, paired_bootstrap
 from recipes.twin import suites
 from recipes.twin.rollout import Observation, roll
 
@@ -115,8 +116,8 @@ def decision_figures(decisions: Sequence[Decision]) -> dict[str, Any]:
 
     random: a candidate drawn at random, in expectation. divided: the points at which some candidates succeed
     and some fail, the only ones at which a choice matters. refused: points at which the planner stood, for no
-    candidate passed its gate; `one`, `random` and `oracle` are of all candidates, passed or not. Intervals of
-    gains resample whole episodes.
+    candidate passed its gate; `one`, `random` and `oracle` are of all candidates, passed or not. Intervals
+    resample whole episodes; a long episode has more points, so rates are not those of whole episodes.
     """
     chosen = np.array([one.taken for one in decisions])
     random = np.array([one.outcomes.mean() for one in decisions])  # K may differ: a budget lowers it
@@ -129,10 +130,10 @@ def decision_figures(decisions: Sequence[Decision]) -> dict[str, Any]:
         "refused": sum(one.chosen < 0 for one in decisions),
         "spread": {"mean": float(spread.mean()), "least": float(spread.min()), "most": float(spread.max())},
         "success": {
-            "one": suites.rate([bool(one.outcomes[0]) for one in decisions]),
+            "one": _rate(np.array([one.outcomes[0] for one in decisions]), groups),
             "random": float(random.mean()),
-            "planner": suites.rate(chosen.tolist()),
-            "oracle": suites.rate(oracle.tolist()),
+            "planner": _rate(chosen, groups),
+            "oracle": _rate(oracle, groups),
         },
         "gain": {
             "planner": _figure(paired_bootstrap(chosen.astype(float), random, groups=groups)),
@@ -150,6 +151,11 @@ def _closed_loop(one: Sequence[bool], planner: Sequence[bool]) -> dict[str, Any]
     """Whole episodes on the same scenes; `gain` is what planning at every plan really brings."""
     gain = paired_bootstrap([float(x) for x in planner], [float(x) for x in one])
     return {"one": suites.rate(one), "planner": suites.rate(planner), "gain": _figure(gain)}
+
+
+def _rate(won: np.ndarray, episodes: Sequence[int]) -> dict[str, float]:
+    interval = bootstrap_mean(won.astype(float), groups=episodes)
+    return {"rate": interval.value, "low": interval.low, "high": interval.high, "points": len(won)}
 
 
 def _figure(interval: Interval) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What choosing among K candidates gains on the twin, and could gain.
 
 At decision points the simulated table is restored, each candidate executed, and the policy goes on by itself.
-Best-of-K by outcome is the ceiling of any planner; the planner's own choice is compared with a candidate at
+Best-of-K by outcome is the ceiling of one choice; the planner's own choice is compared with a candidate at
 random. Then the same scenes are played whole, with one candidate and with K. The policy needs outcome heads
 and action_law = flow. Give the planner's options as you would let it act. What each key of --json is:
 docs/bench.md.
@@ -82,7 +82,9 @@ def _print(found: dict[str, Any]) -> None:
                       ("best of K", success["oracle"]), ("whole, one", loop["one"]),
                       ("whole, planner", loop["planner"])):  # fmt: skip
         interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
-        print(f"{name:<16}{row['rate']:7.1%}  95 % {interval:<16}  of {row['episodes']}")
+        print(
+            f"{name:<16}{row['rate']:7.1%}  95 % {interval:<16}  of {row.get('episodes', row.get('points'))}"
+        )
     gains = (("planner − random", found["gain"]["planner"]), ("best − random", found["gain"]["oracle"]),
              ("whole episodes", loop["gain"]))  # fmt: skip
     for name, row in gains:

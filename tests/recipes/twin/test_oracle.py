@@ -119,7 +119,7 @@ def test_the_command_measures_the_planner_it_is_told(make_policy_folder, tmp_pat
     found = json.loads(file.read_text())
     assert found["points"] == 16
     assert found["spread"]["least"] > 0.01
-    assert found["success"]["oracle"]["episodes"] == 16
+    assert found["success"]["oracle"]["points"] == found["points"] == 16
     assert found["closed_loop"]["planner"]["episodes"] == 8
     assert found["settings"]["seed"] == 60_000_000
     told = {"candidates": 3, "risk": 0.0, "success": 1.0, "budget_ms": None, "gate": False}
