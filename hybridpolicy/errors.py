@@ -8,6 +8,7 @@
         ├── CheckpointError          a checkpoint that is missing, half-written, altered, or of another run
         ├── QueryError               also ValueError: a question this coupling was not trained to answer
         ├── AdapterError             an adapter of another base, embodiment or shape
+        ├── CollapseError            latents that no longer tell one sample from another
         └── NonFiniteError           also ArithmeticError: NaN or infinity in a batch, a loss or a gradient
 
 Kinds of failure are told apart by class, never by text. A message says what was given, what is allowed and
@@ -44,6 +45,10 @@ class QueryError(HybridPolicyError, ValueError):
 
 class AdapterError(HybridPolicyError):
     """An adapter made for another base, embodiment or shape."""
+
+
+class CollapseError(HybridPolicyError):
+    """Latents that no longer tell one sample from another."""
 
 
 class NonFiniteError(HybridPolicyError, ArithmeticError):

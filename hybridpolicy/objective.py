@@ -14,7 +14,7 @@ from hybridpolicy.context import Sample, Shown
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.flow import CounterNoise, flow_weight
-from hybridpolicy.frames import collapse_penalty, normalise_latents
+from hybridpolicy.frames import collapse_penalty, effective_rank, normalise_latents
 from hybridpolicy.future import Future
 from hybridpolicy.losses import (
     action_loss,
@@ -34,6 +34,7 @@ from hybridpolicy.network import Context, HybridNetwork
 from hybridpolicy.passes import Predicted, TrainingPass
 from hybridpolicy.plan import TrainingPlan, training_plan
 
+LATENT_RANK = "latent_rank"  # as it is reported; `training.collapse` stops by it
 PICTURES = 16  # of a micro-batch are decoded with `explicit`; a decoder costs more than the rest
 
 Part = tuple[Tensor, dict[str, float]]
@@ -145,6 +146,7 @@ class Objective:
         report |= {f"world_skill_{k}": s for k, s in zip(config.world_offsets, skill, strict=True)}
         if sample.size > 1:
             report["latent_deviation"] = float(context.latents.std(dim=0).min())
+            report[LATENT_RANK] = effective_rank(context.latents.flatten(1))
         return config.world_weight * loss, report
 
     def _informed_parts(

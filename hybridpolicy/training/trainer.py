@@ -19,6 +19,7 @@ from hybridpolicy.training import nonfinite
 from hybridpolicy.training.allocator import keep_freed_memory
 from hybridpolicy.training.average import WeightAverage
 from hybridpolicy.training.checkpoint import PRETRAINED_DIR, CheckpointStore
+from hybridpolicy.training.collapse import require_rank
 from hybridpolicy.training.config import StageConfig, TrainConfig
 from hybridpolicy.training.feed import Feed, Processors
 from hybridpolicy.training.loader import Batch, MixtureLoader
@@ -112,6 +113,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: NaN or infinity in a batch, a loss or a gradient.
+            CollapseError: the latents of all samples have become alike.
             CheckpointError: a checkpoint could not be written; earlier ones are intact.
             DatasetError, CacheError: a source could not be read.
         """
@@ -222,6 +224,7 @@ class Trainer:
         means = {name: total / count for name, (total, count) in position.log_window.items()}
         rate = position.log_window["loss"][1] * stage.batch_size / max(position.log_seconds, 1e-9)
         position.log_window, position.log_seconds = {}, 0.0
+        require_rank(means, position.step)
         if self._metrics is not None:
             counts = {"stage": stage.name, "step": position.step, "samples": position.samples}
             held_out = {}

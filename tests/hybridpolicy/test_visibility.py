@@ -165,11 +165,14 @@ def test_context_keys_depend_on_nothing_but_the_context(trained_probe, coupling)
     assert len(probe.inputs) - 1 == {"vla": 1, "latent_plan": 3}.get(coupling, 2)
 
 
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("coupling", "imagine"), ACTED)
 def test_acting_lets_through_exactly_what_the_row_says(
-    make_policy, make_batch, monkeypatch, coupling, imagine
+    make_policy, make_batch, monkeypatch, coupling, imagine, law, streams
 ):
-    policy = make_policy(coupling=coupling).eval()
+    fields = {"action_law": law, "world_law": law, "streams": streams}
+    policy = make_policy(coupling=coupling, explicit=coupling == "cascaded", **fields).eval()
     probe = Probe(policy.network.streams, monkeypatch)
     context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
     policy.queries.act(context, CounterNoise(0, 0, torch.arange(3)), imagine=imagine)
@@ -217,6 +220,26 @@ def test_the_outcome_token_sees_what_it_is_given_and_nobody_sees_it(
         (s, t) for s in GROUPS for t in GROUPS if (seen := probe.sees(s, t)) is not None and bool(seen.all())
     }
     assert found == pairs(EVALUATED[given])
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_in_training_too_nobody_sees_the_outcome_token(make_policy, make_batch, monkeypatch, coupling):
+    policy = make_policy(coupling=coupling, outcome_weight=1.0, text_dropout=0.0).train()
+    batch = make_batch(8) | {"outcome.labels": torch.rand(8, 3), "outcome.known": torch.ones(8, 3)}
+    shown = set()
+    for _ in range(12):  # the heads are shown now this, now that
+        with monkeypatch.context() as patch:
+            probe = Probe(policy.network.streams, patch)
+            policy.forward(batch)
+        assert bool(probe.sees("C", "E").all() & probe.sees("E", "E").all())
+        for target in ("C", "W", "L", "A"):
+            seen = probe.sees("E", target)
+            assert seen is None or not bool(seen.any()), f"E → {target}"
+        shown |= {
+            name for name in ("W", "A") if (seen := probe.sees(name, "E")) is not None and bool(seen.any())
+        }
+        policy.update()
+    assert shown == ({"W", "A"} if COUPLINGS[coupling].world else {"A"})
 
 
 def test_a_cached_context_gives_what_a_joint_run_gives(make_policy):

@@ -10,8 +10,11 @@ from safetensors.torch import load_file
 from tiny_training import CAMERAS, SIZE, STATE, make_dataset
 
 from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.errors import CollapseError
 from hybridpolicy.modeling_hybrid import HybridPolicy
+from hybridpolicy.objective import LATENT_RANK
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
+from hybridpolicy.training.collapse import LEAST_RANK, require_rank
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.metrics import read_metrics
 from hybridpolicy.training.trainer import Trainer
@@ -93,3 +96,19 @@ def test_the_exported_policy_loads_and_acts(root, tmp_path):
     batch = {name: torch.rand(1, 3, SIZE, SIZE) for name in CAMERAS}
     batch |= {"observation.state": torch.zeros(1, STATE), "task": ["task 0"]}
     assert policy.select_action(batch).shape == (1, STATE)
+
+
+def test_latents_that_have_become_alike_end_the_run(root, tmp_path):
+    trainer = make_run(root, tmp_path / "run", tmp_path / "cache")
+    with torch.no_grad():
+        for readout in trainer.policy.network.target_frames.latents.values():
+            readout.heads.weight.zero_()  # every heat map flat, every picture the same
+    with pytest.raises(CollapseError, match=r"step 1: .* \(effective rank 1\.00; .* policy\.collapse_weight"):
+        trainer.run()
+
+
+def test_latents_that_tell_samples_apart_go_on():
+    require_rank({"loss": 1.0}, 5)  # a row without a world prior reports none
+    require_rank({LATENT_RANK: LEAST_RANK}, 5)
+    with pytest.raises(CollapseError):
+        require_rank({LATENT_RANK: LEAST_RANK - 0.1}, 5)
