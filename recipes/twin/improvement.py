@@ -71,11 +71,13 @@ def run_improvement(
     *,
     seed: int = 0,
     progress: Any,
+    workers: int = 2,
 ) -> Path:
     """Runs every round that is not there yet; returns the path of improvement.json.
 
     Args:
         config: of the first policy; its last stage's first source are demonstrations. budget: of its data.
+        workers: processes that simulate; 0 for none but this one.
 
     Raises:
         ConfigurationError: the policy could not be planned with or has no outcome heads, or what is there
@@ -94,14 +96,14 @@ def run_improvement(
     record(output / "data", budget, variation, seed, progress)
     policy = control = base = train(config).policy_path
     held_out = draw_scenarios(plan.evaluate, suites.SEED, suites.FAMILIES, variation)
-    won = _evaluated(policy, None, held_out, plan, output / "round0", progress)
+    won = _evaluated(policy, None, held_out, plan, output / "round0", progress, workers)
     first, rounds = won["one"], [{"round": 0, **_figures(won, won["one"])}]
     rollouts: list[Path] = []
     for number, settings in enumerate(collections, start=1):
         folder = output / f"round{number}"
         rollouts.append(folder / "rollouts")
         planner = plan.planner if number > 1 else None  # the first policy's heads know successes only
-        collected = _collected(policy, planner, rollouts[-1], settings, variation, progress)
+        collected = _collected(policy, planner, rollouts[-1], settings, variation, progress, workers)
         shown = [_shown(config, root, range(plan.rollouts), len(rollouts)) for root in rollouts]
         weighed, judged = _weighed(config, base, rollouts, plan, folder)
         demonstrations = _demonstrations(config, "")
@@ -110,7 +112,7 @@ def run_improvement(
         ).policy_path
         taught = [replace(demonstrations, weight=1.0 - HEADS_SHARE), *shown]
         control = train(_continued(config, control, "control", plan.samples, taught, folder)).policy_path
-        won = _evaluated(policy, control, held_out, plan, folder, progress)
+        won = _evaluated(policy, control, held_out, plan, folder, progress, workers)
         rounds.append({"round": number, "collected": collected, **judged, **_figures(won, first)})
     path = output / "improvement.json"
     found = {
@@ -250,6 +252,7 @@ def _collected(
     settings: CollectSettings,
     variation: Variation,
     progress: Any,
+    workers: int,
 ) -> dict[str, Any]:
     """Success and failures of the rollouts in `root`, played now if they are not there."""
     actor = Actor.load(policy)
@@ -259,7 +262,8 @@ def _collected(
             actor.set_planner(planner)
         root.parent.mkdir(parents=True, exist_ok=True)
         with progress(f"collecting {root.parent.name}", settings.episodes, "episodes") as bar:
-            collect(actor, root, settings, variation=variation, facts={"made": made}, progress=bar.update)
+            collect(actor, root, settings, variation=variation, facts={"made": made}, workers=workers,
+                    progress=bar.update)  # fmt: skip
     found = json.loads((root / FACTS).read_text())
     require_same(root / FACTS, found.get("made"), made)
     return {name: found[name] for name in ("success", "by_family", "eventful_episodes", "planning")}
@@ -272,6 +276,7 @@ def _evaluated(
     plan: Improvement,
     folder: Path,
     progress: Any,
+    workers: int,
 ) -> dict[str, list[int]]:
     """Outcomes on held-out scenes, with one candidate, with the planner's K, and of the control with one."""
     players = {"one": (policy, None), "planner": (policy, plan.planner)}
@@ -285,7 +290,7 @@ def _evaluated(
             if planner is not None:
                 actor.set_planner(planner)
             with progress(f"{folder.name}, {name}", len(scenarios), "episodes") as bar:
-                played = suites.play(actor, scenarios, progress=bar.update)
+                played = suites.play(actor, scenarios, workers=workers, progress=bar.update)
             write_json(file, {"made": made, "outcomes": [int(p.success[0]) for p in played]})
         found = json.loads(file.read_text())
         require_same(file, found["made"], made)

@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
         sources = [replace(s, episodes=seen) if s.episodes else s for s in stage.sources]
         stages.append(replace(stage, samples=32, batch_size=16, sources=sources))
     config = replace(config, stages=stages, log_every=1)
-    path = run_improvement(config, output, MINI, PLAN, Variation(), progress=progress)
+    path = run_improvement(config, output, MINI, PLAN, Variation(), progress=progress, workers=0)
     return output, config, path
 
 
@@ -127,7 +127,7 @@ def test_run_again_it_trains_and_plays_nothing(finished, monkeypatch):
     before = json.loads(path.read_text())
     monkeypatch.setattr(improvement.suites, "play", None)
     monkeypatch.setattr(improvement, "collect", None)
-    again = run_improvement(config, output, MINI, PLAN, Variation(), progress=progress)
+    again = run_improvement(config, output, MINI, PLAN, Variation(), progress=progress, workers=0)
     assert json.loads(again.read_text())["rounds"] == before["rounds"]
 
 
