@@ -7,7 +7,7 @@ from typing import Any
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.training.config import TrainConfig
-from recipes.so101_quickstart import BUDGET
+from recipes.so101_quickstart import BUDGET, imitated
 from recipes.so101_quickstart import recipe as quickstart
 from recipes.twin.study import Variant, run_study
 
@@ -32,8 +32,7 @@ def variants(config: TrainConfig) -> list[Variant]:
     for name, streams, stage1 in [*rows, ("joint", "tied", "without")]:
         stages = config.stages
         if stage1 == "without":
-            taught = [source for source in stages[-1].sources if source.imitate]
-            stages = [replace(stages[-1], samples=sum(stage.samples for stage in stages), sources=taught)]
+            stages = [replace(imitated(stages[-1]), samples=sum(stage.samples for stage in stages))]
         policy = replace(config.policy, coupling=name, streams=streams, imagine=None)
         factors = {"coupling": name, "streams": streams, "stage1": stage1}
         found.append(Variant(factors, replace(config, stages=stages, policy=policy)))

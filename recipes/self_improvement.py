@@ -21,7 +21,9 @@ def recipe(root: str = "outputs/self_improvement") -> TrainConfig:
     """The quickstart on fewer demonstrations, with outcome heads, and actions that can be drawn K times."""
     config = quickstart(root)
     world, policy = config.stages
-    demonstrated = [replace(source, outcomes="demonstrations") for source in policy.sources]
+    demonstrated = [
+        replace(source, outcomes="demonstrations") if source.imitate else source for source in policy.sources
+    ]
     return replace(
         config,
         name="self_improvement",

@@ -47,7 +47,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
         stages=[
             StageConfig(
                 name="world",
-                samples=26_000,
+                samples=20_000,
                 batch_size=32,
                 lr=1e-3,
                 sources=[
@@ -59,10 +59,16 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
             ),
             StageConfig(
                 name="policy",
-                samples=120_000,
+                samples=126_000,
                 batch_size=32,
                 lr=1e-3,
-                sources=[DatasetSource(demonstrations, embodiment="so101", episodes=seen, onset_share=0.4)],
+                sources=[
+                    DatasetSource(
+                        demonstrations, weight=0.9, embodiment="so101", episodes=seen, onset_share=0.4
+                    ),
+                    # Aimless, so that what follows depends on what is done and not on what was asked.
+                    DatasetSource(play, weight=0.1, drop=("task",), embodiment="so101", imitate=False),
+                ],
             ),
         ],
         output_dir=f"{root}/train",
@@ -72,6 +78,11 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
         ema_decay=0.995,
         augmentation=AugmentationConfig(brightness=0.1, contrast=0.1),
     )
+
+
+def imitated(stage: StageConfig) -> StageConfig:
+    """`stage` with what is to be imitated alone."""
+    return replace(stage, sources=[source for source in stage.sources if source.imitate])
 
 
 def resized(stage: StageConfig, samples: int, demonstrations: int) -> StageConfig:

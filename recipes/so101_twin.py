@@ -7,8 +7,8 @@ from typing import Any
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.training.config import TrainConfig
 from recipes.report.bars import TWIN_BARS
+from recipes.so101_quickstart import imitated, resized
 from recipes.so101_quickstart import recipe as quickstart
-from recipes.so101_quickstart import resized
 from recipes.twin.job import Budget, run_job
 
 BUDGET = Budget(
@@ -40,7 +40,7 @@ def recipe(root: str = "outputs/so101_twin") -> TrainConfig:
             world_share=0.4,
             world_weight=0.5,
         ),
-        stages=[resized(world, 60_000, seen), resized(policy, 760_000, seen)],
+        stages=[resized(world, 60_000, seen), resized(imitated(policy), 760_000, seen)],
         ema_decay=0.998,
     )
 

@@ -7,8 +7,8 @@ from typing import Any
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.training.config import TrainConfig
 from recipes.so101_quickstart import BUDGET as QUICKSTART
+from recipes.so101_quickstart import imitated, resized
 from recipes.so101_quickstart import recipe as quickstart
-from recipes.so101_quickstart import resized
 from recipes.twin.study import Variant, run_study
 
 SEEDS = (0, 1, 2)
@@ -34,7 +34,7 @@ def recipe(root: str = "outputs/stage1_study") -> TrainConfig:
             world_share=0.4,
             world_weight=0.5,
         ),
-        stages=[resized(world, prior, seen), resized(policy, SAMPLES - prior, seen)],
+        stages=[resized(world, prior, seen), resized(imitated(policy), SAMPLES - prior, seen)],
     )
 
 
