@@ -81,8 +81,10 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
 
 
 def imitated(stage: StageConfig) -> StageConfig:
-    """`stage` with what is to be imitated alone."""
-    return replace(stage, sources=[source for source in stage.sources if source.imitate])
+    """`stage` with what is to be imitated alone; shares add up to 1."""
+    kept = [source for source in stage.sources if source.imitate]
+    whole = sum(source.weight for source in kept)
+    return replace(stage, sources=[replace(source, weight=source.weight / whole) for source in kept])
 
 
 def resized(stage: StageConfig, samples: int, demonstrations: int) -> StageConfig:
