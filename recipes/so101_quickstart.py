@@ -21,6 +21,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
     """World prior on action-free video, then trunk and expert on demonstrations."""
     demonstrations, play = f"{root}/data/demonstrations", f"{root}/data/play"
     seen = tuple(range(BUDGET.demonstrations - BUDGET.held_out))
+    taught = DatasetSource(demonstrations, weight=0.9, embodiment="so101", episodes=seen, onset_share=0.4)
     return TrainConfig(
         name="so101_quickstart",
         policy=HybridConfig(
@@ -63,9 +64,7 @@ def recipe(root: str = "outputs/quickstart") -> TrainConfig:
                 batch_size=32,
                 lr=1e-3,
                 sources=[
-                    DatasetSource(
-                        demonstrations, weight=0.9, embodiment="so101", episodes=seen, onset_share=0.4
-                    ),
+                    taught,
                     # Aimless, so that what follows depends on what is done and not on what was asked.
                     DatasetSource(play, weight=0.1, drop=("task",), embodiment="so101", imitate=False),
                 ],

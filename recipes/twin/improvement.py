@@ -104,14 +104,7 @@ def run_improvement(
         rollouts.append(folder / "rollouts")
         planner = plan.planner if number > 1 else None  # the first policy's heads know successes only
         collected = _collected(policy, planner, rollouts[-1], settings, variation, progress, workers)
-        shown = [_shown(config, root, range(plan.rollouts), len(rollouts)) for root in rollouts]
-        weighed, judged = _weighed(config, base, rollouts, plan, folder)
-        demonstrations = _demonstrations(config, "")
-        policy = train(
-            _continued(config, policy, "policy", plan.samples, [*weighed, *shown], folder)
-        ).policy_path
-        taught = [replace(demonstrations, weight=1.0 - HEADS_SHARE), *shown]
-        control = train(_continued(config, control, "control", plan.samples, taught, folder)).policy_path
+        (policy, control), judged = _improved(config, base, (policy, control), rollouts, plan, folder)
         won = _evaluated(policy, control, held_out, plan, folder, progress, workers)
         rounds.append({"round": number, "collected": collected, **judged, **_figures(won, first)})
     path = output / "improvement.json"
@@ -127,6 +120,25 @@ def run_improvement(
 
 
 # -- what a round learns from
+def _improved(
+    config: TrainConfig,
+    base: Path,
+    last: tuple[Path, Path],
+    rollouts: Sequence[Path],
+    plan: Improvement,
+    folder: Path,
+) -> tuple[tuple[Path, Path], dict[str, Any]]:
+    """The policy and the control after one round more than `last`, and what was learned from."""
+    shown = [_shown(config, root, range(plan.rollouts), len(rollouts)) for root in rollouts]
+    weighed, judged = _weighed(config, base, rollouts, plan, folder)
+    taught = replace(_demonstrations(config, ""), weight=1.0 - HEADS_SHARE)
+    runs = [
+        train(_continued(config, policy, name, plan.samples, [*imitated, *shown], folder)).policy_path
+        for policy, name, imitated in zip(last, ("policy", "control"), (weighed, [taught]), strict=True)
+    ]
+    return (runs[0], runs[1]), judged
+
+
 def _demonstrations(config: TrainConfig, outcomes: str) -> DatasetSource:
     return replace(config.stages[-1].sources[0], outcomes=outcomes)
 
