@@ -4,7 +4,9 @@ Their ResNet-18 alone has 11 M parameters, so "matched" is about 15 M. Nothing i
 language and vision model is a small one of the same class, saved to a folder first.
 """
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ def smolvla(folder: Path) -> nn.Module:
         num_vlm_layers=8, resize_imgs_with_padding=(SIZE, SIZE), train_expert_only=False,
         freeze_vision_encoder=False, **features(),
     )  # fmt: skip
-    return SmolVLAPolicy(config)
+    with redirect_stdout(sys.stderr):  # it prints; what our commands print is their answer
+        return SmolVLAPolicy(config)
 
 
 def _save_small_vlm(folder: Path) -> None:
