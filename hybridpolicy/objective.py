@@ -35,6 +35,7 @@ from hybridpolicy.passes import Predicted, TrainingPass
 from hybridpolicy.plan import TrainingPlan, training_plan
 
 LATENT_RANK = "latent_rank"  # as it is reported; `training.collapse` stops by it
+FEWEST_RANKED, MOST_RANKED = 8, 32  # samples: of two the rank is 1 whatever they are; of many it costs
 PICTURES = 16  # of a micro-batch are decoded with `explicit`; a decoder costs more than the rest
 
 Part = tuple[Tensor, dict[str, float]]
@@ -146,7 +147,8 @@ class Objective:
         report |= {f"world_skill_{k}": s for k, s in zip(config.world_offsets, skill, strict=True)}
         if sample.size > 1:
             report["latent_deviation"] = float(context.latents.std(dim=0).min())
-            report[LATENT_RANK] = effective_rank(context.latents.flatten(1))
+        if sample.size >= FEWEST_RANKED and self.network.trains_frames:
+            report[LATENT_RANK] = effective_rank(context.latents[:MOST_RANKED].flatten(1))
         return config.world_weight * loss, report
 
     def _informed_parts(

@@ -224,7 +224,6 @@ class Trainer:
         means = {name: total / count for name, (total, count) in position.log_window.items()}
         rate = position.log_window["loss"][1] * stage.batch_size / max(position.log_seconds, 1e-9)
         position.log_window, position.log_seconds = {}, 0.0
-        require_rank(means, position.step)
         if self._metrics is not None:
             counts = {"stage": stage.name, "step": position.step, "samples": position.samples}
             held_out = {}
@@ -233,6 +232,7 @@ class Trainer:
                     held_out = self._validate()
             clocks = {"samples_per_s": rate, "seconds": position.seconds}
             self._metrics.append({**counts, **means, **held_out, **clocks})
+        require_rank(means, position.step)
         total = self.config.total_samples
         self._report(TrainProgress(stage.name, position.samples, total, means["loss"], rate))
 

@@ -11,7 +11,8 @@ from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.losses import action_loss, step_weights, world_skill
 from hybridpolicy.network import Shown
-from hybridpolicy.objective import draw_shown
+from hybridpolicy.objective import LATENT_RANK, draw_shown
+from hybridpolicy.training.collapse import LEAST_RANK
 
 ROWS = [(row.name, law) for row in COUPLINGS.values() for law in ("regress", "flow")]
 WITH_WORLD = [(row, law) for row, law in ROWS if COUPLINGS[row].generative]
@@ -363,3 +364,17 @@ def test_one_camera_at_most_is_hidden_and_no_sample_loses_all(make_config, make_
     assert float((~shown.text).float().mean()) == pytest.approx(0.1, abs=0.03)
     del sample.frames["wrist"]
     assert draw_shown(config, CounterNoise(0, 0, sample.index), sample).cameras is None
+
+
+@pytest.mark.parametrize(("size", "told"), [(2, False), (7, False), (8, True), (40, True)])
+def test_of_a_few_samples_no_rank_is_told(make_policy, make_batch, size, told):
+    """Two samples differ along one direction, however good their latents are: that is no collapse."""
+    report = make_policy(coupling="representation").train().forward(make_batch(size))[1]
+    assert (LATENT_RANK in report) is told
+    assert not told or report[LATENT_RANK] > LEAST_RANK
+
+
+def test_a_frozen_encoder_is_not_blamed(make_policy, make_batch):
+    policy = make_policy(coupling="representation").train()
+    policy.network.frames.requires_grad_(False)
+    assert LATENT_RANK not in policy.forward(make_batch(8))[1]

@@ -105,6 +105,8 @@ def test_latents_that_have_become_alike_end_the_run(root, tmp_path):
             readout.heads.weight.zero_()  # every heat map flat, every picture the same
     with pytest.raises(CollapseError, match=r"step 1: .* \(effective rank 1\.00; .* policy\.collapse_weight"):
         trainer.run()
+    (line,) = read_metrics(tmp_path / "run/metrics.jsonl")  # it is told before it stops
+    assert line[LATENT_RANK] == pytest.approx(1.0)
 
 
 def test_latents_that_tell_samples_apart_go_on():
