@@ -130,7 +130,7 @@ class Session:
             self._follow(result, now_us())
         except ArmStopped as stop:
             result.stopped, result.reason = stop, f"{stop.state.name}: {stop.cause.name}"
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C, too: the record says why it ended
             result.reason = result.reason or type(error).__name__
             raise
         finally:
