@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import DatasetError
+from hybridpolicy.frames import unit_range
 from hybridpolicy.optional_keys import GOAL_IMAGE, VectorKey
 
 LARGEST_NORMALISED = 20.0
@@ -32,7 +33,7 @@ class Sample:
     """One micro-batch. n = 1 + H observation times in training, 1 at inference.
 
     Attributes:
-        frames: {camera: (B, n, 3, H, W)} float in [0, 1], resized to the policy's image size.
+        frames: {camera: (B, n, 3, H, W)} uint8 or float in [0, 1], resized to the policy's image size.
         frame_valid: {camera: (B, n)} bool, False where the loader padded.
         state: (B, n, S) normalised, or None (action-free video).
         state_valid: (B, n) bool.
@@ -103,13 +104,12 @@ EVERYTHING = Shown()
 
 
 def _frames(value: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """(B, [n,] 3, H, W) uint8 or float → (B, n, 3, h, w) float in [0, 1]."""
+    """(B, [n,] 3, H, W) uint8 or float → (B, n, 3, h, w): as it is, or of another size as float in [0, 1]."""
     if value.ndim == 4:
         value = value.unsqueeze(1)
-    value = value.float() / 255.0 if value.dtype == torch.uint8 else value.float()
     if tuple(value.shape[-2:]) == image_size:
-        return value
-    resized = F.interpolate(value.flatten(0, 1), image_size, mode="area")
+        return value if value.dtype == torch.uint8 else value.float()
+    resized = F.interpolate(unit_range(value).flatten(0, 1), image_size, mode="area")
     return resized.view(*value.shape[:2], 3, *image_size)
 
 

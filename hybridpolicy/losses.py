@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridpolicy.context import Sample
+from hybridpolicy.frames import unit_range
 from hybridpolicy.future import Future
 from hybridpolicy.network import Context
 
@@ -136,8 +137,8 @@ def change_loss(said: Tensor, now: Tensor, ahead: Tensor, valid: Tensor) -> Tens
         valid: (B,) bool.
     """
     grid = said.shape[-2:]
-    before = F.adaptive_avg_pool2d(now, grid).unsqueeze(1)
-    after = F.adaptive_avg_pool2d(ahead.flatten(0, 1), grid).unflatten(0, ahead.shape[:2])
+    before = F.adaptive_avg_pool2d(unit_range(now), grid).unsqueeze(1)
+    after = F.adaptive_avg_pool2d(unit_range(ahead).flatten(0, 1), grid).unflatten(0, ahead.shape[:2])
     change = 10.0 * (after - before).flatten(1, 2)
     shown = valid[:, None, None, None]
     scale = masked_mean(change.square(), shown).clamp_min(1e-4)

@@ -41,6 +41,7 @@ class Context:
         vectors: {name: (B, S)} named columns that are foretold, normalised.
         goal: (B, G·D) what the goal readout was told, zero where the text is hidden or absent; with gradient.
         looked: {camera: (B, C, h, w)} the maps it found `asked` on, with gradient.
+        planned: `prefix` and the plan that follows from it; None in training and in rows without a plan.
     """
 
     prefix: Prefix
@@ -52,6 +53,7 @@ class Context:
     vectors: dict[str, Tensor]
     goal: Tensor
     looked: dict[str, Tensor]
+    planned: Prefix | None = None
 
     @property
     def size(self) -> int:
@@ -79,14 +81,9 @@ class Context:
         def many(x: Tensor) -> Tensor:
             return x.index_select(0, rows)
 
-        prefix = Prefix(
-            tuple(many(k) for k in self.prefix.keys),
-            tuple(many(v) for v in self.prefix.values),
-            many(self.prefix.visible),
-        )
         state = None if self.state is None else many(self.state)
         return Context(
-            prefix,
+            self.prefix.each(many),
             many(self.latents),
             many(self.online_latents),
             many(self.asked),
@@ -95,6 +92,7 @@ class Context:
             {name: many(x) for name, x in self.vectors.items()},
             many(self.goal),
             {name: many(x) for name, x in self.looked.items()},
+            None if self.planned is None else self.planned.each(many),
         )
 
 
@@ -141,6 +139,7 @@ class HybridNetwork(nn.Module):
         self.time = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width))
         tied = config.streams == "tied"
         self.streams = TwoStreams(width, config.depth, config.heads, config.mlp_ratio, tied)
+        self.plan_queries = None
         if COUPLINGS[config.coupling].world_shown == "plan":
             self.plan_queries = nn.Parameter(torch.randn(config.plan_tokens, width) * 0.5)
         nn.init.zeros_(self.latent_out.weight)
@@ -218,10 +217,15 @@ class HybridNetwork(nn.Module):
         visible += self.optional.tokens(sample, moments, shown, projections, embodiment)
         joined = torch.cat([token for token, _ in visible], dim=1)
         mask = torch.cat([_token_mask(token, seen) for token, seen in visible], dim=1)
-        prefix = self.streams.encode(joined, mask)
+        planned = None
+        if self.plan_queries is None or self.training:
+            prefix = self.streams.encode(joined, mask)
+        else:
+            queries = self.plan_queries.expand(sample.size, -1, -1)
+            prefix, planned = self.streams.encode_in_turn(joined, mask, queries)
         found = torch.cat(list(asked.values()), dim=1)
         vectors = {name: x[:, 0] for name, x in sample.vectors.items() if name in self.optional.mask}
-        return Context(prefix, frozen, online, found, tuple(now), state, vectors, goal, looked)
+        return Context(prefix, frozen, online, found, tuple(now), state, vectors, goal, looked, planned)
 
     def _view_tokens(self, camera: str, latents: Tensor) -> Tensor:
         """(…, P, F) normalised latents of one camera → (…, P, D)."""
@@ -348,6 +352,7 @@ class HybridNetwork(nn.Module):
         What they saw beyond the context stays out of the prefix: a chunk knows of it only through the plan.
         """
         count = context.size
+        assert self.plan_queries is not None
         tokens = self.plan_queries.expand(count, -1, -1)
         there = seen.visible.new_ones(count, tokens.shape[1])
         visible = torch.cat((seen.visible, there), dim=1)

@@ -14,7 +14,7 @@ from hybridpolicy.context import Sample, Shown
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.flow import CounterNoise, flow_weight
-from hybridpolicy.frames import collapse_penalty, effective_rank, normalise_latents
+from hybridpolicy.frames import collapse_penalty, effective_rank, normalise_latents, unit_range
 from hybridpolicy.future import Future
 from hybridpolicy.losses import (
     action_loss,
@@ -225,7 +225,7 @@ class Objective:
     def _picture_part(self, sample: Sample, target: Future) -> Part:
         """The decoders of `explicit`, on the last future frame of some samples: they learn soon."""
         some = slice(0, PICTURES)
-        frames = {name: x[some, -1] for name, x in sample.frames.items()}
+        frames = {name: unit_range(x[some, -1]) for name, x in sample.frames.items()}
         valid = {name: sample.frame_valid[name][some, -1].float() for name in frames}
         loss = self.network.pictures.loss(target.latents[some, -1], frames, valid)
         return loss, {"picture_loss": float(loss.detach())}

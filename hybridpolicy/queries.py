@@ -54,8 +54,8 @@ class Queries:
         if row.world_shown == "blocks":
             return self._roll(context, noise, clean=clean)[1]
         prefix = context.prefix
-        if row.world_shown == "plan":
-            prefix, _ = self.network.make_plan(context, prefix)
+        if row.world_shown == "plan":  # encoded with the context, but not by a network in training
+            prefix = context.planned or self.network.make_plan(context, prefix)[0]
         elif imagine == "always":
             prefix = self._with_future(context, noise)
         return self._integrate_actions(prefix, self._start_chunk(context, noise), clean)

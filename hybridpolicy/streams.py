@@ -3,6 +3,7 @@
 Legend: B batch, N tokens of a group, D width, L layers, h heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,10 @@ class Prefix:
 
     def __len__(self) -> int:
         return self.visible.shape[1]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Prefix":
+        """`change` of every tensor."""
+        return Prefix(tuple(map(change, self.keys)), tuple(map(change, self.values)), change(self.visible))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -150,6 +155,23 @@ class TwoStreams(nn.Module):
         world, action = (None, tokens) if actions else (tokens, None)
         _, _, new = self(world, action, prefix, mask, keys_only=True)
         return extend(prefix, new, visible)
+
+    def encode_in_turn(self, tokens: Tensor, visible: Tensor, later: Tensor) -> tuple[Prefix, Prefix]:
+        """What `encode` of `tokens` gives and, with that as its prefix, of `later`: both in one pass.
+
+        Args:
+            tokens, later: (B, N, D) and (B, M, D) of the world stream; all of `later` is visible.
+            visible: (B, N) bool.
+        """
+        count, further = tokens.shape[1], later.shape[1]
+        there = torch.cat((visible, visible.new_ones(len(visible), further)), dim=1)
+        order = torch.ones(count + further, count + further, dtype=torch.bool, device=there.device)
+        order[:count, count:] = False
+        mask = order.unsqueeze(0) if bool(visible.all()) else order & there.unsqueeze(1)
+        _, _, new = self(torch.cat((tokens, later), dim=1), None, None, mask, keys_only=True)
+        whole = extend(None, new, there)
+        first = extend(None, [(k[:, :, :count], v[:, :, :count]) for k, v in new], visible)
+        return first, whole
 
 
 def extend(prefix: Prefix | None, new: list[tuple[Tensor, Tensor]], visible: Tensor) -> Prefix:

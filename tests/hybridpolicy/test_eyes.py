@@ -54,6 +54,14 @@ def test_a_change_foretold_costs_nothing_and_none_foretold_costs_one():
     assert float(change_loss(torch.rand(4, 6, 4, 4), now, ahead, ~everywhere)) == 0.0
 
 
+def test_a_change_is_the_same_of_bytes():
+    now = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    ahead = torch.randint(0, 256, (4, 2, 3, 16, 16), dtype=torch.uint8)
+    said, everywhere = torch.rand(4, 6, 4, 4), torch.ones(4, dtype=torch.bool)
+    as_floats = change_loss(said, now / 255.0, ahead / 255.0, everywhere)
+    torch.testing.assert_close(change_loss(said, now, ahead, everywhere), as_floats)
+
+
 def test_goals_may_not_become_more_alike_than_their_words(make_policy):
     goal = make_policy().network.goal
     texts = ["push the red block", "push the blue block", "push the red block", ""]

@@ -1,5 +1,7 @@
 """Who sees whom, by gradient: what a token cannot see, its output cannot depend on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,8 +49,9 @@ FIXED = ("never", "always")  # on_uncertainty is one of the two, decided at run 
 class Probe:
     """Makes every group of tokens that enters the streams a leaf, and keeps what comes out."""
 
-    def __init__(self, streams, monkeypatch):
-        self.inputs, self.outputs, self.keys = {}, {}, {}
+    def __init__(self, streams, monkeypatch, plan_tokens=0):
+        """`plan_tokens`: how many of the first pass's tokens, the last ones, are L."""
+        self.inputs, self.outputs, self.keys, self.plan_tokens = {}, {}, {}, plan_tokens
         self._forward = streams.forward
         monkeypatch.setattr(streams, "forward", self)
 
@@ -57,16 +60,26 @@ class Probe:
         if prefix is not None and world is not None:
             name = {3: "L", 1: "E"}.get(world.shape[1], "W")
         if world is not None:
-            world = self.inputs[name] = world.detach().requires_grad_()
+            groups = self._groups(name, world)
+            self.inputs |= {group: world[:, where].detach().requires_grad_() for group, where in groups}
+            world = torch.cat([self.inputs[group] for group, _ in groups], dim=1)
         if action is not None:
             action = self.inputs["A"] = action.detach().requires_grad_()
         world_out, action_out, new = self._forward(world, action, prefix, mask, **options)
-        if world is not None:
-            self.keys[name] = [tensor for pair in new for tensor in pair]
-            self.outputs[name] = self.keys[name][-1].transpose(1, 2) if world_out is None else world_out
+        for group, where in groups if world is not None else ():
+            self.keys[group] = [tensor[:, :, where] for pair in new for tensor in pair]
+            output = self.keys[group][-1].transpose(1, 2) if world_out is None else world_out[:, where]
+            self.outputs[group] = output
         if action is not None:
             self.outputs["A"] = new[-1][0].transpose(1, 2) if action_out is None else action_out
         return world_out, action_out, new
+
+    def _groups(self, name, world):
+        """Names and places of the groups among the world stream's tokens."""
+        if name != "C" or not self.plan_tokens:
+            return [(name, slice(0, world.shape[1]))]
+        first = world.shape[1] - self.plan_tokens
+        return [("C", slice(0, first)), ("L", slice(first, world.shape[1]))]
 
     def sees(self, source, target):
         """(B,) bool: samples whose `target` outputs change with `source` inputs. None: a group never ran."""
@@ -173,7 +186,7 @@ def test_acting_lets_through_exactly_what_the_row_says(
 ):
     fields = {"action_law": law, "world_law": law, "streams": streams}
     policy = make_policy(coupling=coupling, explicit=coupling == "cascaded", **fields).eval()
-    probe = Probe(policy.network.streams, monkeypatch)
+    probe = Probe(policy.network.streams, monkeypatch, 3 if coupling == "latent_plan" else 0)
     context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
     policy.queries.act(context, CounterNoise(0, 0, torch.arange(3)), imagine=imagine)
     checked = 0
@@ -264,6 +277,32 @@ def test_a_cached_context_gives_what_a_joint_run_gives(make_policy):
         torch.testing.assert_close(key[:, :, :7], old_key, rtol=0, atol=1e-5)
         torch.testing.assert_close(value[:, :, :7], old_value, rtol=0, atol=1e-5)
     assert not torch.allclose(world_out[0], world_out[1], atol=1e-3)
+
+
+def test_two_groups_in_one_pass_are_what_they_are_in_turn(make_policy):
+    streams = make_policy().network.streams
+    context, plan = torch.randn(2, 7, 32), torch.randn(2, 3, 32)
+    visible = torch.ones(2, 7, dtype=torch.bool)
+    visible[1, :2] = False
+    for there in (visible, torch.ones_like(visible)):
+        first = streams.encode(context, there)
+        expected = first, streams.encode(plan, there.new_ones(2, 3), first)
+        found = streams.encode_in_turn(context, there, plan)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.visible, other.visible)
+            for mine, theirs in zip((*one.keys, *one.values), (*other.keys, *other.values), strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_plan_made_with_its_context_is_the_one_made_after_it(make_policy, make_batch):
+    policy = make_policy(coupling="latent_plan").eval()
+    context = policy.network.encode_context(present(make_batch(3, 0), policy.config), policy.embodiment)
+    chunks = [
+        policy.queries.act(moment.take(torch.tensor([2, 0])), CounterNoise(0, 0, torch.arange(2)))
+        for moment in (context, replace(context, planned=None), replace(context, planned=context.prefix))
+    ]
+    torch.testing.assert_close(chunks[0], chunks[1], rtol=0, atol=1e-5)
+    assert not torch.allclose(chunks[0], chunks[2], atol=1e-3)
 
 
 def test_acting_without_a_future_costs_what_vla_costs(make_policy, make_batch):
