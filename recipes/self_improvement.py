@@ -30,7 +30,7 @@ def recipe(root: str = "outputs/self_improvement") -> TrainConfig:
         policy=replace(config.policy, action_law="flow", action_steps=4, outcome_weight=0.3),
         stages=[
             resized(world, 10_000, BUDGET.demonstrations - BUDGET.held_out),
-            resized(replace(policy, sources=demonstrated), 48_000, BUDGET.demonstrations - BUDGET.held_out),
+            resized(replace(policy, sources=demonstrated), 96_000, BUDGET.demonstrations - BUDGET.held_out),
         ],
     )
 
