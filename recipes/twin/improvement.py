@@ -48,12 +48,12 @@ class Improvement:
     """
 
     rounds: int = 2
-    rollouts: int = 192
+    rollouts: int = 576
     noise: float = 1.0
     evaluate: int = 192
     candidates: int = 8
-    head_samples: int = 8_000
-    samples: int = 24_000
+    head_samples: int = 16_000
+    samples: int = 48_000
     beta: float = 0.3
     limit: float = 10.0
 
