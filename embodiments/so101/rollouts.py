@@ -7,17 +7,15 @@ is complete: until then everything lies in a hidden folder beside it.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import psutil
 
 from embodiments.dataset_writer import create_metadata, finish_dataset
+from embodiments.partial_folder import PartialFolder
 from embodiments.so101.constants import SO101, TWIN_RATE_HZ
 from embodiments.so101.recording import dataset_features, encoded_episodes
 from embodiments.so101.twin.episode_record import EpisodeRecord
@@ -37,31 +35,18 @@ class RolloutWriter:
     def __init__(
         self, root: str | Path, repo_id: str, image_size: int, further: Mapping[str, dict[str, Any]]
     ) -> None:
-        self.root = Path(root)
-        if self.root.exists():
-            raise FileExistsError(
-                f"dataset {repo_id!r}: {self.root} exists already; choose another folder or remove it"
-            )
+        self._folder = PartialFolder(root)
         self._image_size = image_size
-        self._partial = self.root.parent / f".{self.root.name}.{os.getpid()}.partial"
-        self._remove_leftovers()
         features = dataset_features(image_size) | dict(further)
-        self._meta = create_metadata(self._partial, repo_id, TWIN_RATE_HZ, SO101.robot_type, features)
+        self._meta = create_metadata(self._folder.path, repo_id, TWIN_RATE_HZ, SO101.robot_type, features)
         self._records: list[list[EpisodeRecord]] = []
-
-    def _remove_leftovers(self) -> None:
-        """What processes that were killed left behind."""
-        for folder in self.root.parent.glob(f".{self.root.name}.*.partial"):
-            owner = folder.name.split(".")[-2]
-            if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-                shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, episodes: Sequence[Played]) -> None:
         """Episodes that share one video file per camera; their order is kept."""
         assert self._meta.video_path is not None
         for camera, key in enumerate(self._meta.video_keys):
             name = self._meta.video_path.format(video_key=key, chunk_index=0, file_index=len(self._records))
-            video = VideoShard(self._partial / name, self._image_size, TWIN_RATE_HZ)
+            video = VideoShard(self._folder.path / name, self._image_size, TWIN_RATE_HZ)
             for _, pictures in episodes:
                 video.append(pictures[camera])
             video.close()
@@ -70,9 +55,8 @@ class RolloutWriter:
     def finish(self, facts: Mapping[str, Any], name: str) -> Path:
         """Writes the tables and `facts` as JSON into the file `name`, and puts the folder in its place."""
         finish_dataset(self._meta, encoded_episodes(self._records))
-        (self._partial / name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        self._partial.rename(self.root)
-        return self.root
+        (self._folder.path / name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        return self._folder.finish()
 
     def __enter__(self) -> Self:
         return self
@@ -80,4 +64,4 @@ class RolloutWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        self._folder.__exit__(kind, error, trace)

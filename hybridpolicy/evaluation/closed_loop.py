@@ -1,7 +1,11 @@
-"""Success of a policy in any LeRobot environment, batched in one process, with intervals."""
+"""Success of a policy in any LeRobot environment, batched in one process, with intervals.
+
+N tables played together, A numbers of an action, S of a state.
+"""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,94 @@ def environment_config(env: str, tasks: tuple[str, ...] = (), **settings: Any) -
     if tasks:
         settings["task"] = ",".join(tasks)
     return EnvConfig.get_choice_class(env)(**settings)
+
+
+def create_tables(config: Any, count: int) -> dict[tuple[str, int], Any]:
+    """{(suite, index of the task in it): vector environment of `count` tables}.
+
+    Raises:
+        ConfigurationError: the environment's own package is not installed.
+    """
+    try:
+        suites = config.create_envs(count)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"environment type {config.type!r}: {error}") from error
+    return {(suite, index): vector for suite, vectors in suites.items() for index, vector in vectors.items()}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of N tables, and what was seen before it.
+
+    Attributes:
+        pixels: {camera: (N, H, W, 3) uint8}. state: (N, S). extra: {key: (N, …)}; as of `Actor.batch`.
+        tasks: N names. texts: N instructions.
+        action: (N, A) what was sent. planned: the first one of a plan.
+        imagined: (N,) the plan it is of was made with an imagined future.
+        running: (N,) not finished before this step.
+        succeeded, terminated, truncated: (N,) what the environment says of this step.
+    """
+
+    pixels: dict[str, np.ndarray]
+    state: np.ndarray
+    extra: dict[str, np.ndarray]
+    tasks: list[str]
+    texts: list[str]
+    action: np.ndarray
+    planned: bool
+    imagined: np.ndarray
+    running: np.ndarray
+    succeeded: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+def roll(
+    actor: Actor,
+    vector: Any,
+    features_map: dict[str, str],
+    seed: int,
+    send: Callable[[np.ndarray, bool], np.ndarray] | None = None,
+) -> Iterator[Step]:
+    """Steps one episode on every table until all are finished, seeds counting up from `seed`.
+
+    Args:
+        features_map: names of the environment → LeRobot's, of its configuration.
+        send: (action (N, A), whether it is the first one of a plan) → what is sent; None: the action.
+
+    Raises:
+        ConfigurationError: the environment shows no pictures or no state.
+        CheckpointError: a camera of the policy is missing.
+    """
+    from lerobot.envs.utils import NEW_ROLLOUT_OPTION
+
+    actor.policy.eval()
+    actor.reset()
+    count = int(vector.num_envs)
+    # Without that option LeRobot's tables that ended stay as they are, and say again how they ended.
+    observation, _ = vector.reset(seed=list(range(seed, seed + count)), options={NEW_ROLLOUT_OPTION: True})
+    tasks = _called(vector, "task", "task")
+    texts = _called(vector, "task_description", "")
+    texts = [text or task for text, task in zip(texts, tasks, strict=True)]
+    done, imagined = np.zeros(count, bool), np.zeros(count, bool)
+    for _ in range(int(vector.call("_max_episode_steps")[0])):
+        pixels, state = _observed(observation, features_map)
+        extra = _named_columns(observation, features_map, actor)
+        planned = not actor.queued
+        if planned:
+            actor.plan(pixels, state, texts, extra)
+            imagined = actor.imagined(count)
+        action = actor.next_action()
+        if send is not None:
+            action = send(action, planned)
+        observation, _, terminated, truncated, info = vector.step(action)
+        yield Step(
+            pixels, state, extra, tasks, texts, action, planned, imagined, ~done, _succeeded(info, count),
+            np.asarray(terminated, bool), np.asarray(truncated, bool),
+        )  # fmt: skip
+        done = done | terminated | truncated
+        if done.all():
+            break
 
 
 def evaluate_policy(
@@ -61,12 +153,12 @@ def evaluate_policy(
     config = environment_config(env, tasks, **settings)
     actor = policy if isinstance(policy, Actor) else Actor.load(policy, imagine)
     actor.check_rate(float(config.fps))
-    names = [(suite, index) for suite, envs in config.create_envs(1).items() for index in envs]
+    names = list(create_tables(config, 1))
     each = max(episodes // len(names), 1)
     outcomes: dict[str, list[bool]] = {}
     imagined: list[bool] = []
-    for played, (suite, index) in enumerate(names, start=1):
-        vector = config.create_envs(min(each, MOST_TABLES))[suite][index]
+    for played, name in enumerate(names, start=1):
+        vector = create_tables(config, min(each, MOST_TABLES))[name]
         results: list[tuple[str, bool]] = []
         while len(results) < each:
             results += _run_batch(actor, vector, config, seed + len(results), imagined, watch)
@@ -89,28 +181,14 @@ def _run_batch(
     """(task, success) of one episode on every table, seeds counting up from `seed`; every plan of an episode
     still running adds to `imagined`.
     """
-    actor.policy.eval()
-    actor.reset()
-    observation, info = vector.reset(seed=list(range(seed, seed + vector.num_envs)))
-    tasks = _called(vector, "task", "task")
-    texts = _called(vector, "task_description", "")
-    texts = [text or task for text, task in zip(texts, tasks, strict=True)]
     success = np.zeros(vector.num_envs, bool)
-    done = np.zeros(vector.num_envs, bool)
-    for _ in range(int(vector.call("_max_episode_steps")[0])):
-        pixels, state = _observed(observation, config.features_map)
-        extra = _named_columns(observation, config.features_map, actor)
-        if not actor.queued:
-            actor.plan(pixels, state, texts, extra)
-            imagined += actor.imagined(len(done))[~done].tolist()
+    for step in roll(actor, vector, config.features_map, seed):
+        if step.planned:
+            imagined += step.imagined[step.running].tolist()
             if watch is not None and actor.doubt is not None:
-                watch(actor.doubt[~done].tolist())
-        observation, _, terminated, truncated, info = vector.step(actor.next_action())
-        success |= ~done & _succeeded(info, vector.num_envs)
-        done |= terminated | truncated
-        if done.all():
-            break
-    return list(zip(tasks, success.tolist(), strict=True))
+                watch(actor.doubt[step.running].tolist())
+        success |= step.running & step.succeeded
+    return list(zip(step.tasks, success.tolist(), strict=True))
 
 
 def _called(vector: Any, name: str, otherwise: str) -> list[str]:
@@ -121,10 +199,21 @@ def _called(vector: Any, name: str, otherwise: str) -> list[str]:
         return [otherwise] * int(vector.num_envs)
 
 
+def check_shown(names: Iterable[str]) -> None:
+    """Raises `ConfigurationError` where an observation of these entries is not enough to act on."""
+    shown = sorted(names)
+    if "pixels" not in shown or "agent_pos" not in shown:
+        raise ConfigurationError(
+            f"hybrid: the environment shows {shown}; a policy is given `pixels` and `agent_pos`. Choose an "
+            "environment that shows both"
+        )
+
+
 def _observed(
     observation: dict[str, Any], features_map: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """LeRobot's raw observation → {camera: (N, H, W, 3)} by the policy's names, and state (N, S)."""
+    check_shown(observation)
     pixels = observation["pixels"]
     views = pixels if isinstance(pixels, dict) else {"": pixels}
     named = {}
@@ -155,10 +244,12 @@ def _succeeded(info: dict[str, Any], count: int) -> np.ndarray:
     return succeeded
 
 
-def _figures(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
-    def figure(results: list[bool]) -> dict[str, Any]:
-        interval = wilson_interval(sum(results), len(results))
-        return {"rate": interval.value, "low": interval.low, "high": interval.high, "episodes": len(results)}
+def rate(results: Sequence[bool]) -> dict[str, Any]:
+    """{"rate", "low", "high", "episodes"} with a 95 % Wilson interval."""
+    interval = wilson_interval(sum(results), len(results))
+    return {"rate": interval.value, "low": interval.low, "high": interval.high, "episodes": len(results)}
 
-    by_task = {name: figure(results) for name, results in outcomes.items()}
-    return {**figure([x for results in outcomes.values() for x in results]), "by_task": by_task}
+
+def _figures(outcomes: dict[str, list[bool]]) -> dict[str, Any]:
+    by_task = {name: rate(results) for name, results in outcomes.items()}
+    return {**rate([x for results in outcomes.values() for x in results]), "by_task": by_task}

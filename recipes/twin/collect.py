@@ -16,20 +16,17 @@ from embodiments.so101.rollouts import Played, RolloutWriter
 from embodiments.so101.twin.episode_record import EpisodeColumns
 from embodiments.so101.twin.events import EVENTS
 from embodiments.so101.twin.scenario import Scenario, draw_scenarios
-from embodiments.so101.twin.shards import COLLECTION_SEEDS, DEMONSTRATION_SEEDS
+from embodiments.so101.twin.shards import COLLECTION_SEEDS
 from embodiments.so101.twin.simulation import CAMERAS
 from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy import outcome_schema as schema
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
+from recipes.collect import FACTS, SCENES_PER_SEED, check_scenes, success_figures
+from recipes.collect_dataset import SUCCESS, TIME_LIMIT
 from recipes.twin.rollout import Observation, roll
-from recipes.twin.suites import FAMILIES, TABLES, rate
-
-FACTS = "collection.json"
-SCENES_PER_SEED = 100_000
-MAX_SEED = (DEMONSTRATION_SEEDS - COLLECTION_SEEDS) // SCENES_PER_SEED - 1
-SUCCESS, TIME_LIMIT = "success", "time limit"  # why an episode ends
+from recipes.twin.suites import FAMILIES, TABLES
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,7 @@ class CollectSettings:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.episodes <= SCENES_PER_SEED:
-            raise ConfigurationError(
-                f"collect: episodes = {self.episodes}; allowed 1 … {SCENES_PER_SEED}, more with another seed"
-            )
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigurationError(f"collect: seed = {self.seed}; allowed 0 … {MAX_SEED}")
+        check_scenes(self.episodes, self.seed)
         if not 0.0 <= self.noise <= 20.0:
             raise ConfigurationError(f"collect: noise = {self.noise:g}; allowed 0 … 20 degrees, e.g. 2")
 
@@ -106,24 +98,11 @@ def collect(
             "settings": asdict(settings),
             "planning": actor.planning,
             "frames": frames,
-            **_figures(outcomes, happened),
+            **success_figures(outcomes),
+            "eventful_episodes": {name: happened[name] for name in EVENTS},
         }
         writer.finish(found, FACTS)
     return found
-
-
-def _figures(outcomes: Sequence[tuple[str, bool]], happened: Counter[str]) -> dict[str, Any]:
-    """Success by family with Wilson intervals; failures and events counted."""
-
-    def row(results: Sequence[bool]) -> dict[str, Any]:
-        return {**rate(results), "failures": len(results) - sum(results)}
-
-    families = list(dict.fromkeys(family for family, _ in outcomes))
-    return {
-        "success": row([success for _, success in outcomes]),
-        "by_family": {name: row([won for family, won in outcomes if family == name]) for name in families},
-        "eventful_episodes": {name: happened[name] for name in EVENTS},
-    }
 
 
 class _Batch:

@@ -1,4 +1,4 @@
-"""A small untrained policy of the SO-101, as training would have saved it."""
+"""A small untrained policy, of the SO-101 if nothing else is asked for, as training would have saved it."""
 
 import pytest
 
@@ -11,10 +11,10 @@ MEAN = [0.0, -40.0, 30.0, 70.0, 0.0, 20.0]
 def make_policy_folder(tmp_path_factory):
     """(**config) → the folder of an untrained policy as training would have saved it.
 
-    columns: features of further inputs.
+    columns: features of further inputs. states, actions: names of their numbers.
     """
 
-    def make(mean=MEAN, **fields):
+    def make(mean=MEAN, states=JOINT_NAMES, actions=JOINT_NAMES, **fields):
         import torch
         from lerobot.configs.types import FeatureType, PolicyFeature
 
@@ -28,13 +28,13 @@ def make_policy_folder(tmp_path_factory):
             for name in fields.pop("cameras", ("front", "wrist"))
         }
         columns = fields.pop("columns", {})
-        numbers = {"observation.state": PolicyFeature(FeatureType.STATE, (6,))} | columns
+        numbers = {"observation.state": PolicyFeature(FeatureType.STATE, (len(states),))} | columns
         settings = {
             "device": "cpu",
             "fps": 10.0,
             "embodiment": "so101",
             "input_features": pictures | numbers,
-            "output_features": {"action": PolicyFeature(FeatureType.ACTION, (6,))},
+            "output_features": {"action": PolicyFeature(FeatureType.ACTION, (len(actions),))},
             "image_size": [32, 32],
             "width": 32,
             "depth": 2,
@@ -50,11 +50,11 @@ def make_policy_folder(tmp_path_factory):
             "rtc_share": 0.1,
             "rtc_max_delay": 4,
             "lexicon": ["touch", "the", "red", "block"],
-            "action_feature_names": list(JOINT_NAMES),
-            "state_feature_names": list(JOINT_NAMES),
+            "action_feature_names": list(actions),
+            "state_feature_names": list(states),
         }
         config = HybridConfig(**settings | fields)
-        spread = torch.full((6,), 15.0 if mean is MEAN else 0.3)
+        spread = torch.full((len(mean),), 15.0 if mean is MEAN else 0.3)
         statistics = {
             name: {"mean": torch.tensor(mean), "std": spread} for name in ("action", "observation.state")
         } | {

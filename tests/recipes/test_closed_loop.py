@@ -8,6 +8,7 @@ import pytest
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import freeze_after_episode_end
 
 from embodiments.so101.configuration_env import SO101TwinEnvConfig
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
@@ -121,3 +122,31 @@ def test_an_environment_that_begins_again_in_the_same_step_is_counted_right(make
     result = closed_loop.evaluate_policy(make_policy_folder(), "two_steps", episodes=6, seed=0)
     assert result["success"]["rate"] == pytest.approx(0.5)
     assert list(result["success"]["by_task"]) == ["task"]
+
+
+def test_a_second_batch_plays_scenes_of_its_own(make_policy_folder, monkeypatch):
+    """LeRobot's tables that ended stay as they are until they are told that a new rollout begins."""
+    made = []
+    monkeypatch.setattr(closed_loop, "MOST_TABLES", 2)
+    monkeypatch.setattr(TwoSteps, "__init__", lambda self: made.append(self))
+    monkeypatch.setattr(TwoSteps, "reset", _counted(TwoSteps.reset))
+    result = closed_loop.evaluate_policy(make_policy_folder(), "two_frozen_steps", episodes=4, seed=1)
+    assert [seed for table in made for seed in getattr(table, "seeds", [])] == [1, 3, 2, 4]
+    assert result["success"]["rate"] == pytest.approx(0.5)
+
+
+def _counted(reset):
+    def listening(self, *, seed=None, options=None):
+        self.seeds = [*getattr(self, "seeds", []), seed]
+        return reset(self, seed=seed, options=options)
+
+    return listening
+
+
+@EnvConfig.register_subclass("two_frozen_steps")
+@dataclasses.dataclass
+class FrozenConfig(TwoStepsConfig):
+    def create_envs(self, n_envs, use_async_envs=False):
+        mode = gymnasium.vector.AutoresetMode.NEXT_STEP
+        made = [freeze_after_episode_end(TwoSteps)] * n_envs
+        return {"two_steps": {0: gymnasium.vector.SyncVectorEnv(made, autoreset_mode=mode)}}

@@ -1,27 +1,30 @@
 """Record a policy's own rollouts, failures included.
 
 The output is a LeRobotDataset with the columns of a recording and those of the outcome schema: what the heads
-progress, success and risk are trained on (DatasetSource(outcomes="recorded")). Scenes are apart from those of
-evaluation and of demonstrations. --noise moves the actions of each plan by an offset with that standard
-deviation, degrees and percent of the gripper; what is recorded is what was sent.
+progress, success and risk are trained on (`train --rollouts`). --env is an environment type as of `eval`; of
+events, which risk foretells, so101_twin alone tells. Scenes are apart from those of evaluation and of
+demonstrations. --noise moves the actions of each plan by an offset with that standard deviation, in units of
+the action (so101_twin: degrees and percent of the gripper); what is recorded is what was sent.
 
 Examples:
   hybridpolicy data collect --policy path/to/policy --env so101_twin --episodes 96 --output own
   hybridpolicy data collect --policy path/to/policy --env so101_twin --episodes 48 --output more --noise 2
   hybridpolicy data collect --policy path/to/policy --env so101_twin --episodes 48 --output k8 --planner-k 8
+  hybridpolicy data collect --policy path/to/policy --env hybrid_metaworld --episodes 96 --output tried
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hybridpolicy.couplings import IMAGINE_MODES
 from recipes.commands import planning
 
-ENVIRONMENTS = ("so101_twin",)
+TWIN = "so101_twin"  # has a path of its own: it tells of events, and of where objects are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", required=True, metavar="PATH_OR_ID", help="what training wrote, or a Hub id"
     )
-    parser.add_argument("--env", choices=ENVIRONMENTS, required=True, help="where it is let loose")
-    parser.add_argument("--tasks", metavar="NAMES", help="comma-separated; default: touch,push,bin")
+    parser.add_argument("--env", required=True, metavar="TYPE", help="environment type, as of `eval`")
+    parser.add_argument(
+        "--tasks", metavar="NAMES",
+        help="comma-separated; default: all of the environment, of so101_twin touch,push,bin",
+    )  # fmt: skip
     parser.add_argument("--episodes", type=int, required=True, metavar="N", help="kept, however they end")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the new dataset")
     parser.add_argument("--seed", type=int, default=0, help="each has its own scenes; default: %(default)s")
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
-    parser.add_argument("--noise", type=float, default=0.0, metavar="DEG", help="default: %(default)s")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        metavar="SIZE",
+        help="in units of the action; default: %(default)s",
+    )
     planning.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -51,11 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
     from hybridpolicy.evaluation.acting import Actor
     from recipes.job import git_revision, machine
-    from recipes.twin.collect import CollectSettings, collect
-    from recipes.twin.suites import FAMILIES
 
-    families = tuple(args.tasks.split(",")) if args.tasks else FAMILIES
-    settings = CollectSettings(args.episodes, args.seed, families, args.noise)
+    settings, collect = _chosen(args)
     actor = Actor.load(args.policy, args.imagine)
     planner = planning.set_planner(args, actor)
     facts = {
@@ -75,6 +84,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chosen(args: argparse.Namespace) -> tuple[Any, Callable[..., dict[str, Any]]]:
+    """What is played, checked as far as it can be without the policy, and the function that plays it."""
+    tasks = tuple(args.tasks.split(",")) if args.tasks else ()
+    if args.env == TWIN:
+        from recipes.twin import collect as twin
+        from recipes.twin.suites import FAMILIES
+
+        return twin.CollectSettings(args.episodes, args.seed, tasks or FAMILIES, args.noise), twin.collect
+    from recipes import collect as anywhere
+
+    settings = anywhere.CollectSettings(args.env, args.episodes, args.seed, tasks, args.noise)
+    settings.configuration()
+    return settings, anywhere.collect
+
+
 def _print(found: dict[str, Any]) -> None:
     rows = [*found["by_family"].items(), ("all", found["success"])]
     width = max(len(name) for name, _ in rows)
@@ -84,5 +108,11 @@ def _print(found: dict[str, Any]) -> None:
             f"{name:<{width}}  {row['rate']:6.1%}  95 % {interval:<16}  "
             f"{row['episodes'] - row['failures']} successes, {row['failures']} failures"
         )
-    events = ", ".join(f"{name} {count}" for name, count in found["eventful_episodes"].items())
-    print(f"{found['frames']} frames; episodes with events: {events}")
+    if found.get("left_out"):
+        print(f"{found['left_out']} episodes ended in their first step: they are not in the dataset")
+    frames = f"{found['frames']} frames"
+    if "eventful_episodes" in found:
+        events = ", ".join(f"{name} {count}" for name, count in found["eventful_episodes"].items())
+        print(f"{frames}; episodes with events: {events}")
+    else:
+        print(f"{frames}; this environment tells of no events: for heads trained on them, risk stays unknown")

@@ -23,9 +23,10 @@ from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.training.config import DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.metrics import read_metrics
 from hybridpolicy.training.run import train_recipe
+from recipes.collect import MAX_SEED
 from recipes.commands import main
 from recipes.twin import suites
-from recipes.twin.collect import FACTS, MAX_SEED, SCENES_PER_SEED, CollectSettings, collect
+from recipes.twin.collect import FACTS, SCENES_PER_SEED, CollectSettings, collect
 
 SETTINGS = CollectSettings(5, seed=3, families=("absent", "touch"), noise=0.3)
 
