@@ -18,8 +18,8 @@ PLUGIN = "lerobot_policy_hybrid"  # importing it registers this project's enviro
 MOST_TABLES = 48
 
 
-def environment_config(env: str, tasks: tuple[str, ...] = (), **settings: Any) -> Any:
-    """LeRobot's configuration of environment type `env`, with `tasks` joined by commas.
+def environment_type(env: str) -> type:
+    """LeRobot's configuration class of environment type `env`.
 
     Raises:
         ConfigurationError: no such environment type.
@@ -30,9 +30,22 @@ def environment_config(env: str, tasks: tuple[str, ...] = (), **settings: Any) -
     known = EnvConfig.get_known_choices()
     if env not in known:
         raise ConfigurationError(f"environment type {env!r}: {allowed(env, known)}")
+    found: type = EnvConfig.get_choice_class(env)
+    return found
+
+
+def environment_config(env: str, tasks: tuple[str, ...] = (), **settings: Any) -> Any:
+    """LeRobot's configuration of environment type `env`, with `tasks` joined by commas.
+
+    Raises:
+        ConfigurationError: no such environment type, or a value it does not take.
+    """
     if tasks:
         settings["task"] = ",".join(tasks)
-    return EnvConfig.get_choice_class(env)(**settings)
+    try:
+        return environment_type(env)(**settings)
+    except ValueError as error:
+        raise ConfigurationError(f"environment type {env!r}: {error}") from error
 
 
 def create_tables(config: Any, count: int) -> dict[tuple[str, int], Any]:
@@ -129,7 +142,7 @@ def evaluate_policy(
     *,
     tasks: tuple[str, ...] = (),
     episodes: int = 90,
-    seed: int = 1_000_000,
+    seed: int = 1000,
     imagine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[list[float]], None] | None = None,
@@ -152,8 +165,8 @@ def evaluate_policy(
     """
     config = environment_config(env, tasks, **settings)
     actor = policy if isinstance(policy, Actor) else Actor.load(policy, imagine)
+    names = list(create_tables(config, 1))  # first: it says what a configuration still lacks
     actor.check_rate(float(config.fps))
-    names = list(create_tables(config, 1))
     each = max(episodes // len(names), 1)
     outcomes: dict[str, list[bool]] = {}
     imagined: list[bool] = []

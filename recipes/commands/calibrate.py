@@ -14,18 +14,18 @@ import argparse
 import json
 from pathlib import Path
 
+from recipes.commands import environment
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `calibrate`."""
     parser.add_argument("--policy", required=True, metavar="DIR", help="a pretrained_model folder")
-    parser.add_argument("--env", required=True, metavar="TYPE", help="LeRobot environment to roll out in")
+    environment.add_arguments(parser)
     parser.add_argument(
         "--imagine-rate", required=True, type=float, metavar="R", help="share of plans, 0 to 1"
     )
     parser.add_argument("--episodes", type=int, default=48, help="rolled out; default: %(default)s")
-    parser.add_argument(
-        "--seed", type=int, default=2_000_000, help="of the first scene; default: %(default)s"
-    )
+    parser.add_argument("--seed", type=int, default=100_000, help="of the first scene; default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="measure, store nothing")
 
 
@@ -34,10 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from hybridpolicy.evaluation.calibration import calibrate_imagination, store_imagination
     from recipes.commands.progress import progress
 
+    settings = environment.settings(args)
     with progress("rolling out", args.episodes, "episodes") as bar:
         calibration = calibrate_imagination(
-            args.policy, args.env, args.imagine_rate, episodes=args.episodes, seed=args.seed,
-            progress=bar.update,
+            args.policy, args.env, args.imagine_rate, tasks=environment.tasks(args), episodes=args.episodes,
+            seed=args.seed, progress=bar.update, **settings,
         )  # fmt: skip
     if not args.dry_run:
         store_imagination(Path(args.policy), calibration)

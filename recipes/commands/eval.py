@@ -5,7 +5,7 @@ registered with LeRobot (`hybridpolicy info --full` lists them).
 
 Examples:
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin
-  hybridpolicy eval --policy path/to/pretrained_model --env hybrid_metaworld --episodes 160
+  hybridpolicy eval --policy path/to/pretrained_model --env hybrid_metaworld --env-set view=workspace
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --imagine always
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --planner-k 8 --gate
   hybridpolicy eval --policy path/to/pretrained_model --env so101_twin --planner-k 8 --planner-goal pictures
@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from hybridpolicy.couplings import IMAGINE_MODES
-from recipes.commands import planning
+from recipes.commands import environment, planning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", required=True, metavar="PATH_OR_ID", help="what training wrote, or a Hub id"
     )
-    parser.add_argument("--env", required=True, metavar="TYPE", help="environment type")
-    parser.add_argument(
-        "--tasks", metavar="NAMES", help="comma-separated; default: all tasks of the environment"
-    )
+    environment.add_arguments(parser)
     parser.add_argument(
         "--episodes", type=int, default=90, metavar="N", help="resets in all; default: %(default)s"
     )
-    parser.add_argument(
-        "--seed", type=int, default=1_000_000, help="of the first reset; default: %(default)s"
-    )
+    parser.add_argument("--seed", type=int, default=1000, help="of the first reset; default: %(default)s")
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
     planning.add_arguments(parser)
     parser.add_argument("--output", metavar="DIR", help="also write report.json there")
@@ -51,16 +46,18 @@ def run(args: argparse.Namespace) -> int:
     from hybridpolicy.files import write_json
     from recipes.commands.progress import progress
 
+    settings = environment.settings(args)
     actor = Actor.load(args.policy, args.imagine)
     planner = planning.set_planner(args, actor)
     with progress(f"evaluating {args.env}", args.episodes, "episodes") as bar:
         result = evaluate_policy(
             actor,
             args.env,
-            tasks=tuple(args.tasks.split(",")) if args.tasks else (),
+            tasks=environment.tasks(args),
             episodes=args.episodes,
             seed=args.seed,
             progress=bar.update,
+            **settings,
         )
     success = result["success"]
     rows = [*success["by_task"].items(), ("all", success)]

@@ -27,6 +27,22 @@ def override[Config](config: Config, assignments: list[str]) -> Config:
     return config
 
 
+def read_fields(owner: type, assignments: list[str], option: str) -> dict[str, Any]:
+    """{field: value} of `key=value` texts, for building the dataclass `owner`.
+
+    Raises:
+        CommandError: `owner` has no such field, or it cannot hold the value.
+    """
+    names = [field.name for field in dataclasses.fields(owner) if field.init]
+    found = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or key not in names:
+            raise CommandError(f"{option} {assignment}: write it as key=value; {allowed(key, names)}.")
+        found[key] = _read(owner, key, text, key, option)
+    return found
+
+
 def _replace(node: Any, words: list[str], text: str, key: str) -> Any:
     """`node` with the field that `words` lead to read from `text`."""
     head, rest = words[0], words[1:]
@@ -50,7 +66,7 @@ def _replace(node: Any, words: list[str], text: str, key: str) -> Any:
     return dataclasses.replace(node, **{head: value})
 
 
-def _read(owner: type, name: str, text: str, key: str) -> Any:
+def _read(owner: type, name: str, text: str, key: str, option: str = "--set") -> Any:
     """`text` as a value of `owner`'s field `name`, read as YAML and then by draccus, as a file would be."""
     import draccus
     import yaml
@@ -60,4 +76,4 @@ def _read(owner: type, name: str, text: str, key: str) -> Any:
         return text if hint is str else draccus.decode(hint, yaml.safe_load(text))
     except (draccus.utils.DecodingError, yaml.YAMLError) as error:
         wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint)
-        raise CommandError(f"--set {key}={text}: not a value of type {wanted}. {error}") from error
+        raise CommandError(f"{option} {key}={text}: not a value of type {wanted}. {error}") from error

@@ -1,6 +1,7 @@
 """What an environment shows beyond pictures and joints reaches the policy that was trained with it."""
 
 import dataclasses
+import inspect
 
 import gymnasium
 import numpy as np
@@ -10,10 +11,16 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.utils import freeze_after_episode_end
 
+from embodiments.metaworld.tasks import TRAIN_SEED_BASE, check_evaluation_seed
 from embodiments.so101.configuration_env import SO101TwinEnvConfig
+from embodiments.so101.twin.shards import DEMONSTRATION_SEEDS
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
+from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation import closed_loop
 from hybridpolicy.evaluation.acting import Actor
+from recipes.commands import main
+from recipes.commands.application import build_parser
+from recipes.twin.study import CALIBRATION_SEED
 
 FORCE = {"observation.force": PolicyFeature(FeatureType.STATE, (6,))}
 
@@ -69,6 +76,46 @@ def test_a_named_column_of_the_environment_is_given_and_nothing_else(make_policy
         chunks = [actor.chunk(pixels, state, ["touch the red block"] * 2, other) for other in (extra, None)]
         assert np.abs(chunks[0] - chunks[1]).max() > 1e-4, "the policy goes by it"
         assert torch.isfinite(torch.from_numpy(chunks[0])).all()
+
+
+def test_what_is_played_by_default_was_not_demonstrated():
+    parser = build_parser()
+    seeds = [
+        parser.parse_args([*command, "--policy", "p", "--env", "hybrid_metaworld"]).seed
+        for command in (["eval"], ["calibrate", "--imagine-rate", "0.2"])
+    ]
+    seeds += [inspect.signature(closed_loop.evaluate_policy).parameters["seed"].default, CALIBRATION_SEED]
+    for seed in seeds[:3]:
+        assert check_evaluation_seed(seed) + 10_000 < TRAIN_SEED_BASE
+    assert max(seeds) < DEMONSTRATION_SEEDS
+
+
+def test_a_field_of_the_environment_is_set_from_the_command_line(make_policy_folder, capsys):
+    asked = [
+        "eval",
+        "--policy",
+        make_policy_folder(),
+        "--env",
+        "so101_twin",
+        "--tasks",
+        "touch",
+        "--episodes",
+        "1",
+    ]
+    assert main([*asked, "--env-set", "image_sise=64"]) == 2
+    assert (
+        "--env-set image_sise=64: write it as key=value; did you mean 'image_size'?"
+        in capsys.readouterr().err
+    )
+    assert main([*asked, "--env-set", "image_size=large"]) == 2
+    assert "--env-set image_size=large: not a value of type int" in capsys.readouterr().err
+    assert main([*asked, "--env-set", "image_size=32", "--env-set", "light_strength=0"]) == 0
+    assert "1 episodes" in capsys.readouterr().out
+
+
+def test_an_environment_says_what_it_lacks_before_its_rate_is_looked_at(make_policy_folder):
+    with pytest.raises(ConfigurationError, match=r"env dream: world = ''.*give the policy that imagines"):
+        closed_loop.evaluate_policy(make_policy_folder(), "dream", episodes=1)
 
 
 class TwoSteps(gymnasium.Env):

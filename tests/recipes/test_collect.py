@@ -350,7 +350,7 @@ def test_heads_train_on_it_beside_demonstrations(collected, tmp_path):
     assert not heads.knows("risk")  # nothing ever happened there
 
 
-def test_the_command_records_and_refuses(make_policy_folder, tmp_path, capsys, monkeypatch):
+def test_the_command_records_and_refuses(make_policy_folder, tmp_path, capsys):
     folder = make_policy_folder(**SAWYER, action_law="flow", action_steps=2, outcome_weight=1.0)
     asked = ["data", "collect", "--policy", folder, "--episodes", "2", "--output", str(tmp_path / "t")]
     there = ["--env", "hybrid_metaworld", "--tasks", "reach-v3"]
@@ -360,9 +360,13 @@ def test_the_command_records_and_refuses(make_policy_folder, tmp_path, capsys, m
     assert "unknown task 'reach'" in capsys.readouterr().err
     assert main([*asked, *there, "--planner-k", "2", "--gate"]) == 2
     assert "--gate is of the SO-101" in capsys.readouterr().err
+    assert main([*asked, *there, "--env-set", "action_repeat=3"]) == 2
+    assert "action_repeat=3 must divide the 80 Hz" in capsys.readouterr().err
+    assert main([*asked, "--env", "so101_twin", "--env-set", "image_size=64"]) == 2
+    assert "--env-set image_size=64: so101_twin is played here as it was recorded" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
-    monkeypatch.setattr("embodiments.metaworld.env.MAX_CONTROL_STEPS", 20)  # four policy steps
-    assert main([*asked, *there, "--planner-k", "2", "--noise", "0.1", "--seed", "1"]) == 0
+    options = ["--planner-k", "2", "--noise", "0.1", "--seed", "1", "--env-set", "episode_length=4"]
+    assert main([*asked, *there, *options]) == 0
     shown = capsys.readouterr().out
     assert "reach-v3" in shown
     assert "2 failures" in shown
@@ -372,7 +376,7 @@ def test_the_command_records_and_refuses(make_policy_folder, tmp_path, capsys, m
     assert facts["planning"]["mean_candidates"] == 2.0
     assert facts["settings"] == {
         "env": "hybrid_metaworld", "episodes": 2, "seed": 1, "tasks": ["reach-v3"], "noise": 0.1,
-        "environment": {},
+        "environment": {"episode_length": 4},
     }  # fmt: skip
     flags = pq.read_table(tmp_path / "t/data/chunk-000/file-000.parquet", columns=[schema.IMAGINED])
     assert all(flags[schema.IMAGINED].to_pylist())  # a planner imagines every candidate

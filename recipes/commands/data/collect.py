@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridpolicy.couplings import IMAGINE_MODES
-from recipes.commands import planning
+from recipes.commands import environment, planning
+from recipes.commands.failures import CommandError
 
 TWIN = "so101_twin"  # has a path of its own: it tells of events, and of where objects are
 
@@ -32,11 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", required=True, metavar="PATH_OR_ID", help="what training wrote, or a Hub id"
     )
-    parser.add_argument("--env", required=True, metavar="TYPE", help="environment type, as of `eval`")
-    parser.add_argument(
-        "--tasks", metavar="NAMES",
-        help="comma-separated; default: all of the environment, of so101_twin touch,push,bin",
-    )  # fmt: skip
+    environment.add_arguments(parser, "all of the environment, of so101_twin touch,push,bin")
     parser.add_argument("--episodes", type=int, required=True, metavar="N", help="kept, however they end")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the new dataset")
     parser.add_argument("--seed", type=int, default=0, help="each has its own scenes; default: %(default)s")
@@ -54,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plays, records and counts."""
-    from recipes.commands.failures import CommandError
     from recipes.commands.progress import progress
 
     planning.check(args)
@@ -86,15 +82,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _chosen(args: argparse.Namespace) -> tuple[Any, Callable[..., dict[str, Any]]]:
     """What is played, checked as far as it can be without the policy, and the function that plays it."""
-    tasks = tuple(args.tasks.split(",")) if args.tasks else ()
+    tasks, further = environment.tasks(args), environment.settings(args)
     if args.env == TWIN:
+        if further:
+            raise CommandError(
+                f"--env-set {args.env_set[0]}: {TWIN} is played here as it was recorded; leave it out"
+            )
         from recipes.twin import collect as twin
         from recipes.twin.suites import FAMILIES
 
         return twin.CollectSettings(args.episodes, args.seed, tasks or FAMILIES, args.noise), twin.collect
     from recipes import collect as anywhere
 
-    settings = anywhere.CollectSettings(args.env, args.episodes, args.seed, tasks, args.noise)
+    settings = anywhere.CollectSettings(args.env, args.episodes, args.seed, tasks, args.noise, further)
     settings.configuration()
     return settings, anywhere.collect
 
