@@ -102,9 +102,9 @@ def test_a_field_of_the_environment_is_set_from_the_command_line(make_policy_fol
         "--episodes",
         "1",
     ]
-    assert main([*asked, "--env-set", "image_sise=64"]) == 2
+    assert main([*asked, "--env-set", "image_siz=64"]) == 2
     assert (
-        "--env-set image_sise=64: write it as key=value; did you mean 'image_size'?"
+        "--env-set image_siz=64: write it as key=value; did you mean 'image_size'?"
         in capsys.readouterr().err
     )
     assert main([*asked, "--env-set", "image_size=large"]) == 2
