@@ -22,10 +22,11 @@ def make_hybrid_pre_post_processors(
         ConfigurationError: there are no statistics of the state, of the action or of a named column, or they
             have another size.
     """
-    stats = dataset_stats or {}
-    mean_std(stats, "action", config.action_size)
+    stats = dict(dataset_stats or {})
+    sizes = {"action": config.action_size} | {vector.key: vector.size for vector in config.vectors}
     if config.state_size:
-        mean_std(stats, "observation.state", config.state_size)
-    for vector in config.vectors:
-        mean_std(stats, vector.key, vector.size)
-    return make_default_pre_post_processors(config, dataset_stats)
+        sizes["observation.state"] = config.state_size
+    for key, size in sizes.items():
+        _, std = mean_std(stats, key, size)
+        stats[key] = {**stats[key], "std": std.numpy()}
+    return make_default_pre_post_processors(config, stats)

@@ -11,6 +11,7 @@ from torch import Tensor
 from hybridpolicy.errors import ConfigurationError
 
 MAX_ROWS = 200_000
+UNCHANGED = 1e-6  # standard deviation of a number that is always the same, but for rounding
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -19,7 +20,8 @@ def as_tensor(value: Any) -> Tensor:
 
 
 def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Tensor, Tensor]:
-    """(size,) mean and standard deviation of a column.
+    """(size,) mean and standard deviation of a column; 1 for a number that never changed: should it change
+    later, the policy is told by how much in its own unit, and not in units of nothing.
 
     Raises:
         ConfigurationError: the statistics lack the column, have another size, or are not finite.
@@ -40,7 +42,7 @@ def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Ten
             f"hybrid: statistics of {key!r} are not finite: mean {mean.tolist()}, std {std.tolist()}. Look "
             "for NaN in the recording, then recompute them with LeRobot's dataset tools"
         )
-    return mean, std
+    return mean, torch.where(std > UNCHANGED, std, 1.0)
 
 
 def _columns(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

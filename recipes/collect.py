@@ -32,7 +32,6 @@ SCENES_PER_SEED = 100_000
 COLLECTION_SEEDS, LAST_SEED = 200_000_000, 1_000_000_000
 MAX_SEED = (LAST_SEED - COLLECTION_SEEDS) // SCENES_PER_SEED - 1
 FEWEST_FRAMES = 2  # LeRobot has no statistics of the pictures of fewer
-UNCHANGED = 1e-6  # standard deviation of a number of the demonstrations' actions that is always the same
 KEPT_BYTES = 2**30  # of pictures of episodes played together, until they are written
 
 
@@ -42,9 +41,8 @@ class CollectSettings:
 
     env: LeRobot environment type. episodes: in all, shared out among the tasks. seed: each has its own
     scenes. tasks: () for all of the environment. noise: standard deviation, in units of the action, of an
-    offset of the actions, drawn anew with every plan; what is recorded is the sum. Numbers that never changed
-    in the demonstrations have none: training has no scale for them. environment: further fields of its
-    configuration.
+    offset of the actions, drawn anew with every plan; what is recorded is the sum. environment: further
+    fields of its configuration.
     """
 
     env: str
@@ -225,7 +223,7 @@ class _Batch:
 
     def __init__(self, actor: Actor, vector: Any, seed: int, noise: float) -> None:
         self._actor, self._vector, self._seed = actor, vector, seed
-        self._noise = noise * (actor.policy.embodiment.action_std.cpu().numpy() > UNCHANGED)
+        self._noise = noise
         self._limits = vector.single_action_space.low, vector.single_action_space.high
         self._rngs = [np.random.default_rng([seed + table, 606]) for table in range(vector.num_envs)]
         self._offset = np.zeros(1)

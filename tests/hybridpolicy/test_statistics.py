@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 from hybridpolicy.statistics import mean_std, relative_action_std
 
 
@@ -30,6 +31,18 @@ def test_statistics_of_any_array_type():
         mean, std = mean_std({"action": {"mean": value, "std": value}}, "action", 2)
         assert torch.equal(mean, torch.tensor([1.0, 2.0]))
         assert mean.dtype == std.dtype == torch.float32
+
+
+def test_a_number_that_never_changed_is_told_in_its_own_unit(make_config, stats):
+    entry = {"mean": np.array([1.0, 2.0, 3.0, 4.0]), "std": np.array([2.0, 0.0, 1e-9, 0.5])}
+    mean, std = mean_std({"action": entry}, "action", 4)
+    assert mean.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert std.tolist() == [2.0, 1.0, 1.0, 0.5]
+    given = stats | {"observation.state": entry}
+    pre, _ = make_hybrid_pre_post_processors(make_config(), given)
+    seen = pre({"observation.state": torch.tensor([[3.0, 2.5, 1.0, 4.0]]), "task": ["push"]})
+    torch.testing.assert_close(seen["observation.state"], torch.tensor([[1.0, 0.5, -2.0, 0.0]]))
+    assert entry["std"][1] == 0.0, "what was handed in stays as it was"
 
 
 @pytest.fixture

@@ -104,8 +104,7 @@ def test_a_field_of_the_environment_is_set_from_the_command_line(make_policy_fol
     ]
     assert main([*asked, "--env-set", "image_siz=64"]) == 2
     assert (
-        "--env-set image_siz=64: write it as key=value; did you mean 'image_size'?"
-        in capsys.readouterr().err
+        "--env-set image_siz=64: write it as key=value; did you mean 'image_size'?" in capsys.readouterr().err
     )
     assert main([*asked, "--env-set", "image_size=large"]) == 2
     assert "--env-set image_size=large: not a value of type int" in capsys.readouterr().err
