@@ -91,21 +91,10 @@ def test_what_is_played_by_default_was_not_demonstrated():
 
 
 def test_a_field_of_the_environment_is_set_from_the_command_line(make_policy_folder, capsys):
-    asked = [
-        "eval",
-        "--policy",
-        make_policy_folder(),
-        "--env",
-        "so101_twin",
-        "--tasks",
-        "touch",
-        "--episodes",
-        "1",
-    ]
-    assert main([*asked, "--env-set", "image_siz=64"]) == 2
-    assert (
-        "--env-set image_siz=64: write it as key=value; did you mean 'image_size'?" in capsys.readouterr().err
-    )
+    played = ["--env", "so101_twin", "--tasks", "touch", "--episodes", "1"]
+    asked = ["eval", "--policy", make_policy_folder(), *played]
+    assert main([*asked, "--env-set", "images=64"]) == 2
+    assert "--env-set images=64: write it as key=value; did you mean 'image_size'?" in capsys.readouterr().err
     assert main([*asked, "--env-set", "image_size=large"]) == 2
     assert "--env-set image_size=large: not a value of type int" in capsys.readouterr().err
     assert main([*asked, "--env-set", "image_size=32", "--env-set", "light_strength=0"]) == 0
