@@ -96,6 +96,7 @@ class Recorder:
         self.full = False
         self._keep = keep_gb * BYTES_PER_GB
         self._held: Frame | None = None
+        self._written = 0  # frames of the running episode
         self._began_us = time.monotonic_ns() // 1000
         self._events = (folder / EVENTS).open("a", encoding="utf-8")
         self._make_room()
@@ -108,6 +109,7 @@ class Recorder:
             rgb_encoder=video_encoder(),
             streaming_encoding=True,
             encoder_threads=ENCODER_THREADS,
+            encoder_queue_maxsize=0,  # without a limit: LeRobot drops pictures that a full queue does not take
         )
 
     def note(self, severity: Severity, text: str) -> None:
@@ -138,13 +140,18 @@ class Recorder:
         held, self._held = self._held, None
         if held is None:
             return
+        if not self._written:  # LeRobot has no statistics of its pictures, and fails over them
+            self.note(Severity.WARNING, "the episode was over after one frame: it is not in the dataset")
+            return
         held = held._replace(intervention=intervened, event=held.event or event)
         self._write(held, sent, success, reason)
         self._dataset.save_episode()
+        self._written = 0
         self.episodes += 1
         self._make_room()
 
     def _write(self, frame: Frame, sent: Sequence[float], success: bool = False, reason: str = "") -> None:
+        self._written += 1
         flags = (success, bool(reason), frame.intervention, frame.event, frame.imagined)
         self._dataset.add_frame(
             {f"observation.images.{name}": picture for name, picture in frame.pixels.items()}

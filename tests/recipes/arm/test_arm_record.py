@@ -1,9 +1,13 @@
 """The record of a run: what LeRobot reads back, and how much of the disk it takes."""
 
 import json
+import threading
+import time
 
+import av
 import numpy as np
 import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from embodiments.so101.constants import JOINT_NAMES
 from recipes.arm.record import Frame, Recorder, run_folder, write_identity
@@ -12,7 +16,7 @@ SHAPES = {"front": (24, 32, 3)}
 
 
 def frame(number, event=False, imagined=False):
-    pixels = {"front": np.full((24, 32, 3), 10 * number, np.uint8)}
+    pixels = {"front": np.full((24, 32, 3), 10 * number % 256, np.uint8)}
     return Frame(pixels, [float(number)] * 6, [number + 0.5] * 6, "touch it", event, imagined)
 
 
@@ -32,8 +36,6 @@ def recorder(tmp_path):
 
 
 def test_the_action_is_what_was_sent_by_the_end_of_the_frame(recorder):
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
     kept = recorder()
     for number in range(4):
         kept.add(frame(number, event=number == 2, imagined=number >= 3))
@@ -89,3 +91,47 @@ def test_a_run_that_fills_its_share_stops_recording_and_says_so(recorder):
 
 def test_runs_that_begin_together_have_folders_of_their_own(tmp_path):
     assert len({run_folder(tmp_path) for _ in range(3)}) == 3
+
+
+def test_an_episode_of_one_frame_is_noted_and_not_kept(recorder):
+    kept = recorder()
+    kept.add(frame(0))
+    kept.end(False, "stopped", [9.0] * 6)
+    assert kept.episodes == 0
+    for number in range(2):
+        kept.add(frame(number))
+    kept.end(True, "success", [9.0] * 6)
+    assert kept.episodes == 1
+    kept.add(frame(5))
+    kept.end(False, "stopped", [9.0] * 6)
+    assert kept.episodes == 1
+    kept.close()
+    assert "one frame" in (kept.folder / "events.jsonl").read_text()
+    rows = LeRobotDataset("local/x", root=kept.folder / "dataset").hf_dataset
+    assert len(rows) == 2
+
+
+def test_no_frame_is_lost_while_its_video_waits(recorder, monkeypatch):
+    """LeRobot's encoder is held up until a hundred frames wait: all of them are in the video."""
+    from lerobot.datasets import video_utils
+
+    waiting, encode = threading.Event(), video_utils._CameraEncoderThread.run
+
+    def late(thread):
+        waiting.wait(20.0)
+        encode(thread)
+
+    monkeypatch.setattr(video_utils._CameraEncoderThread, "run", late)
+    kept = recorder()
+    since = time.perf_counter()
+    for number in range(100):
+        kept.add(frame(number))
+    assert time.perf_counter() - since < 10.0, "nobody waits for the encoder"
+    waiting.set()
+    kept.end(True, "success", [9.0] * 6)
+    kept.close()
+    dataset = LeRobotDataset("local/x", root=kept.folder / "dataset")
+    assert len(dataset) == 100
+    for video in (kept.folder / "dataset").rglob("*.mp4"):
+        with av.open(str(video)) as opened:
+            assert sum(1 for _ in opened.decode(video=0)) == 100
