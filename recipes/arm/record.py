@@ -109,7 +109,7 @@ class Recorder:
             rgb_encoder=video_encoder(),
             streaming_encoding=True,
             encoder_threads=ENCODER_THREADS,
-            encoder_queue_maxsize=0,  # without a limit: LeRobot drops pictures that a full queue does not take
+            encoder_queue_maxsize=0,  # no limit: LeRobot drops what a full queue does not take
         )
 
     def note(self, severity: Severity, text: str) -> None:
