@@ -265,3 +265,20 @@ def num_given(left_over: Tensor) -> int:
     given = left_over.ne(0).any(dim=-1)
     filled = given.flatten(0, -2).any(dim=0).nonzero() if given.ndim > 1 else given.nonzero()
     return int(filled[-1]) + 1 if len(filled) else 0
+
+
+def num_taken(left_over: Tensor, last: Tensor | None, chunk_size: int) -> int:
+    """Control ticks since `last` (B, T, A), the chunk of which (…, n, A) is left over, was asked for.
+
+    LeRobot cuts what is left to its `execution_horizon`: where it begins in `last` tells, not how long it is.
+    What is no part of `last` is taken to be the whole rest of a chunk.
+    """
+    given = num_given(left_over)
+    most = max(chunk_size - given, 0)
+    rest = left_over[..., :given, :]
+    rest = rest if rest.ndim == 3 else rest.unsqueeze(0)
+    if last is None or not 0 < given <= last.shape[1] or len(rest) not in (1, len(last)):
+        return most
+    parts = last.unfold(1, given, 1).transpose(2, 3)  # (B, T - n + 1, n, A)
+    begins = (parts == rest.to(last).unsqueeze(1)).flatten(2).all(dim=2).all(dim=0).nonzero()
+    return int(begins[-1]) if len(begins) else most

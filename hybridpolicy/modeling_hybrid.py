@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
-from hybridpolicy.context import Sample, check_normalised, num_given, present
+from hybridpolicy.context import Sample, check_normalised, num_given, num_taken, present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.doubt import disagreement, sample_spread
@@ -190,6 +190,7 @@ class HybridPolicy(PreTrainedPolicy):
         self._acts = 0
         self._memory = Memory(self.config.past_offsets)
         self._last_plan: Tensor | None = None
+        self._last_sent: Tensor | None = None  # the same, or where it was in doubt what replaced it
         self.last_doubt: Tensor | None = None  # (B,) of the last plan, where a future is on demand
         self.last_imagined: Tensor | None = None  # (B,) bool: the last plan was made with a future
         self._rate.restart()
@@ -249,12 +250,12 @@ class HybridPolicy(PreTrainedPolicy):
             inference_delay: actions that will be executed before this chunk arrives, in control ticks.
             prev_chunk_left_over: (n, A) or (B, n, A) pipeline units, what the previous chunk still holds;
                 its first `inference_delay` actions are kept as they are (training-time real-time chunking).
-            elapsed: control ticks since the last chunk was asked for; None: as many as were left over tell,
-                else `n_action_steps`. Only for a policy that is shown its past.
+            elapsed: control ticks since the last chunk was asked for; None: as what was left over tells, else
+                `n_action_steps`. Tells a policy its past, and a plan what the last one promised.
         """
         self.embodiment.check_statistics()
         if elapsed is None and prev_chunk_left_over is not None:
-            elapsed = self.config.chunk_size - num_given(prev_chunk_left_over)
+            elapsed = num_taken(prev_chunk_left_over, self._last_sent, self.config.chunk_size)
         context = self.observe(batch, elapsed)
         clean = None
         if prev_chunk_left_over is not None and inference_delay:
@@ -273,9 +274,8 @@ class HybridPolicy(PreTrainedPolicy):
                 imagined = self._act(context, noise, clean, "always")
                 chunk = torch.where(self.last_imagined[:, None, None], imagined, chunk)
         if not bool(torch.isfinite(chunk).all()):
-            raise NonFiniteError(
-                "hybrid: the chunk holds NaN or infinity; look at the cameras and at the state"
-            )
+            raise NonFiniteError("hybrid: the chunk holds NaN or infinity; look at the cameras and the state")
+        self._last_sent = chunk
         return chunk
 
     def _act(self, context: Context, noise: CounterNoise, clean: Tensor | None, imagine: str) -> Tensor:
