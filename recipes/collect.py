@@ -234,7 +234,7 @@ class _Batch:
         """The first `count` of them; `progress` hears how many are finished."""
         config = self._actor.policy.config
         episodes = [Episode(config.cameras, config.state_size > 0) for _ in range(count)]
-        for step in roll(self._actor, self._vector, features_map, self._seed, self._send):
+        for step in roll(self._actor, self._vector, features_map, self._seed, self._send, count):
             for table, episode in enumerate(episodes):
                 if not episode.ended and step.running[table]:
                     episode.add(step, table)

@@ -94,10 +94,12 @@ def roll(
     features_map: dict[str, str],
     seed: int,
     send: Callable[[np.ndarray, bool], np.ndarray] | None = None,
+    count: int | None = None,
 ) -> Iterator[Step]:
     """Steps one episode on every table until all are finished, seeds counting up from `seed`.
 
     Args:
+        count: only the first ones are played for; the others never run. None: all.
         features_map: names of the environment → LeRobot's, of its configuration.
         send: (action (N, A), whether it is the first one of a plan) → what is sent; None: the action.
 
@@ -109,26 +111,27 @@ def roll(
 
     actor.policy.eval()
     actor.reset()
-    count = int(vector.num_envs)
+    tables = int(vector.num_envs)
     # Without that option LeRobot's tables that ended stay as they are, and say again how they ended.
-    observation, _ = vector.reset(seed=list(range(seed, seed + count)), options={NEW_ROLLOUT_OPTION: True})
+    observation, _ = vector.reset(seed=list(range(seed, seed + tables)), options={NEW_ROLLOUT_OPTION: True})
     tasks = _called(vector, "task", "task")
     texts = _called(vector, "task_description", "")
     texts = [text or task for text, task in zip(texts, tasks, strict=True)]
-    done, imagined = np.zeros(count, bool), np.zeros(count, bool)
+    imagined = np.zeros(tables, bool)
+    done = imagined if count is None else np.arange(tables) >= count
     for _ in range(int(vector.call("_max_episode_steps")[0])):
         pixels, state = _observed(observation, features_map)
         extra = _named_columns(observation, features_map, actor)
         planned = not actor.queued
         if planned:
             actor.plan(pixels, state, texts, extra)
-            imagined = actor.imagined(count)
+            imagined = actor.imagined(tables)
         action = actor.next_action()
         if send is not None:
             action = send(action, planned)
         observation, _, terminated, truncated, info = vector.step(action)
         yield Step(
-            pixels, state, extra, tasks, texts, action, planned, imagined, ~done, _succeeded(info, count),
+            pixels, state, extra, tasks, texts, action, planned, imagined, ~done, _succeeded(info, tables),
             np.asarray(terminated, bool), np.asarray(truncated, bool),
         )  # fmt: skip
         done = done | terminated | truncated
@@ -174,9 +177,10 @@ def evaluate_policy(
         vector = create_tables(config, min(each, MOST_TABLES))[name]
         results: list[tuple[str, bool]] = []
         while len(results) < each:
-            results += _run_batch(actor, vector, config, seed + len(results), imagined, watch)
+            count = min(each - len(results), vector.num_envs)
+            results += _run_batch(actor, vector, config, seed + len(results), count, imagined, watch)
         vector.close()
-        for task, success in results[:each]:
+        for task, success in results:
             outcomes.setdefault(task, []).append(success)
         if progress is not None:
             progress(played * each, each * len(names))
@@ -188,20 +192,21 @@ def _run_batch(
     vector: Any,
     config: Any,
     seed: int,
+    count: int,
     imagined: list[bool],
     watch: Callable[[list[float]], None] | None,
 ) -> list[tuple[str, bool]]:
-    """(task, success) of one episode on every table, seeds counting up from `seed`; every plan of an episode
-    still running adds to `imagined`.
+    """(task, success) of one episode on each of the first `count` tables, seeds counting up from `seed`; each
+    plan of an episode still running adds to `imagined`.
     """
     success = np.zeros(vector.num_envs, bool)
-    for step in roll(actor, vector, config.features_map, seed):
+    for step in roll(actor, vector, config.features_map, seed, count=count):
         if step.planned:
             imagined += step.imagined[step.running].tolist()
             if watch is not None and actor.doubt is not None:
                 watch(actor.doubt[step.running].tolist())
         success |= step.running & step.succeeded
-    return list(zip(step.tasks, success.tolist(), strict=True))
+    return list(zip(step.tasks, success.tolist(), strict=True))[:count]
 
 
 def _called(vector: Any, name: str, otherwise: str) -> list[str]:

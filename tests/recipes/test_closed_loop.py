@@ -170,6 +170,32 @@ def test_a_second_batch_plays_scenes_of_its_own(make_policy_folder, monkeypatch)
     assert result["success"]["rate"] == pytest.approx(0.5)
 
 
+def test_what_is_said_of_plans_is_of_the_episodes_that_were_asked_for(make_policy_folder, monkeypatch):
+    """Three episodes on two tables: on the second batch's other table nobody plays."""
+    monkeypatch.setattr(closed_loop, "MOST_TABLES", 2)
+
+    class LaterImagining(Actor):
+        rolled = 0
+
+        def reset(self):
+            super().reset()
+            self.rolled += 1
+
+        def imagined(self, count):
+            return np.full(count, self.rolled > 1)
+
+        @property
+        def doubt(self):
+            return np.array([self.rolled, -1.0])
+
+    actor, doubts = LaterImagining.load(make_policy_folder()), []
+    result = closed_loop.evaluate_policy(actor, "two_steps", episodes=3, seed=1, watch=doubts.extend)
+    assert result["success"]["episodes"] == 3
+    plans = [1, 2, 1]  # of two steps each: those of seeds 1 and 3 succeed with the first
+    assert result["imagined_share"] == pytest.approx(plans[2] / sum(plans))
+    assert doubts == [1.0, -1.0, -1.0, 2.0]
+
+
 def _counted(reset):
     def listening(self, *, seed=None, options=None):
         self.seeds = [*getattr(self, "seeds", []), seed]
