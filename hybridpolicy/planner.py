@@ -138,8 +138,8 @@ class Planner:
         Args:
             goal: (B, V·P, F) latents of a goal picture: score by nearness of the last imagined latents to it
                 instead of by the outcome heads.
-            warm: (B, d, A) what is left of the last plan; the first candidate goes on with as much of it as
-                the policy was trained to (`rtc_max_delay`).
+            warm: (B, d, A) what is left of the last plan, NaN where nothing is; the first candidate goes on
+                with as much of it as the policy was trained to (`rtc_max_delay`).
             committed: (B, d, A) first actions that will be executed whatever is chosen.
             since: `time.perf_counter()` when the observation came, which the budget counts from; None: now.
 
@@ -256,7 +256,8 @@ class Planner:
             return chunks
         ahead = None if future is None else future.each(lambda x: x[first])
         going_on = ask(many.take(first), noise.take(first), ahead, warm[:, :most])
-        return chunks.index_copy(0, first, going_on)
+        left = warm.isfinite().all(dim=(1, 2))  # of arms side by side, one may have stood
+        return chunks.index_copy(0, first[left], going_on[left])
 
     def _violations(
         self, many: Context, chunks: Tensor, count: int

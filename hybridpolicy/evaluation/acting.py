@@ -217,13 +217,13 @@ class Actor:
         elapsed: int | None = None,
         remember: bool = True,
     ) -> tuple[Proposals, torch.Tensor | None]:
-        """The planner's candidates, and the chosen chunks (N, T, A) in pipeline units; None where of some
-        observation none passed.
+        """The planner's candidates, and the chosen chunks (N, T, A) in pipeline units, NaN where none passed;
+        None where none passed for any observation.
 
         Args:
-            left_over: (N, n, A) pipeline units, what the last choice still holds: one candidate goes on with
-                it. delay: actions of it that are executed before this choice arrives; all candidates keep
-                them. elapsed: control ticks since the last choice; None: `n_action_steps`.
+            left_over: (N, n, A) pipeline units, what the last choice still holds, NaN where nothing: one
+                candidate goes on with it. delay: actions of it that are executed before this choice arrives;
+                all candidates keep them. elapsed: control ticks since the last choice; None: n_action_steps.
 
         Raises: as `propose`.
         """
@@ -248,7 +248,7 @@ class Actor:
         best = body.to_pipeline(plan.chunk, context.state)
         return Proposals(
             chunks.reshape(-1, count, *chunks.shape[1:]), plan.scores.cpu().numpy(), plan.chosen.cpu().numpy()
-        ), best if bool(torch.isfinite(best).all()) else None
+        ), None if bool((plan.chosen < 0).all()) else best
 
     def set_goal(self, pixels: dict[str, np.ndarray] | None) -> None:
         """From now on a planner prefers what is imagined to look like these pictures (N, H, W, 3), one for

@@ -144,6 +144,37 @@ def test_a_plan_goes_on_with_the_last_one_until_the_episode_ends(planned_folder,
     np.testing.assert_allclose(left, first[:, ahead:], atol=1e-3)
 
 
+class SaysOfTheBent:
+    """A gate that lets nothing pass where the first joint is beyond 50 degrees."""
+
+    def check(self, chunk, state):
+        no, yes = (Says(passes).check(chunk[:1], state).violations[0] for passes in (False, True))
+        return SimpleNamespace(violations=[no if joints[0] > 50.0 else yes for joints in state])
+
+
+def test_an_arm_goes_on_with_its_plan_though_another_one_stood(planned_folder, monkeypatch):
+    """What one of several arms chooses from is what it would choose from alone."""
+    pixels, state, texts = look(np.random.default_rng(0))
+    state[:, 0] = (0.0, 90.0)
+    candidates, plan = [], Planner.plan
+
+    def spied(self, context, noise, **rest):
+        found = plan(self, context, noise, **rest)
+        candidates.append(found.candidates[0])
+        return found
+
+    monkeypatch.setattr(Planner, "plan", spied)
+    for count in (1, 2):
+        actor = Actor.load(planned_folder)
+        actor.set_planner(PlannerSettings(3), SaysOfTheBent())
+        seen = {name: frames[:count] for name, frames in pixels.items()}, state[:count], texts[:count]
+        chunks = [actor.chunk(*seen) for _ in range(3)]
+        assert actor.num_held == 3 * (count - 1)
+        assert np.isfinite(chunks).all()
+    for alone, beside in zip(candidates[:3], candidates[3:], strict=True):
+        torch.testing.assert_close(beside, alone, rtol=0, atol=1e-4)
+
+
 def test_eval_takes_a_planner_with_a_budget_and_a_gate(planned_folder, capsys):
     asked = ["eval", "--policy", str(planned_folder), "--env", "so101_twin", "--episodes", "3"]
     assert main([*asked, "--planner-k", "2", "--planner-budget-ms", "500", "--gate"]) == 0
