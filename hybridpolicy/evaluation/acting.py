@@ -66,13 +66,15 @@ class Actor:
     Attributes:
         chunk_seconds: how long each chunk so far took, observation to physical actions.
         goal: (N, V·P, F) latents of pictures a planner plans towards, see `set_goal`.
-        num_planned, num_held: plans of a planner so far, and those of them of which no candidate passed.
+        playing: (N,) bool, whose plans are counted, as whoever plays sets it; None: all.
+        num_planned, num_held: plans of a planner counted so far, and those of which no candidate passed.
     """
 
     policy: HybridPolicy
     preprocessor: Any
     postprocessor: Any
     chunk_seconds: list[float] = field(default_factory=list)
+    playing: np.ndarray | None = None
     num_planned: int = 0
     num_held: int = 0
     goal: torch.Tensor | None = None
@@ -182,8 +184,10 @@ class Actor:
             known = self._commanded is not None and len(self._commanded) == len(state)
             result = proposals.best(self._commanded if known else state)
             self._commanded = result[:, self.policy.config.n_action_steps - 1]
-            self.num_planned += len(result)
-            self.num_held += int((proposals.chosen < 0).sum())
+            held = proposals.chosen < 0
+            counted = np.ones_like(held) if self.playing is None else self.playing
+            self.num_planned += int(counted.sum())
+            self.num_held += int((held & counted).sum())
         else:
             result = self._physical(self.policy.predict_action_chunk(self.batch(pixels, state, texts, extra)))
         self.chunk_seconds.append(time.perf_counter() - start)
@@ -281,7 +285,7 @@ class Actor:
         """Forgets planned actions: the next observation is of another episode."""
         self.policy.reset()
         self._planned.clear()
-        self._left_over = self._commanded = None
+        self._left_over = self._commanded = self.playing = None
 
     @property
     def doubt(self) -> np.ndarray | None:

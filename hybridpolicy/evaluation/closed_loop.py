@@ -124,6 +124,7 @@ def roll(
         extra = _named_columns(observation, features_map, actor)
         planned = not actor.queued
         if planned:
+            actor.playing = ~done
             actor.plan(pixels, state, texts, extra)
             imagined = actor.imagined(tables)
         action = actor.next_action()

@@ -121,6 +121,7 @@ class _Batch:
         self._events: list[list[np.ndarray]] = [[] for _ in self._scenarios]
         self._imagined: list[list[bool]] = [[] for _ in self._scenarios]
         self._last_imagined = np.zeros(env.num_envs, bool)
+        self._running = np.arange(env.num_envs) < len(self._scenarios)
         self.happened: Counter[str] = Counter()
 
     def play(self, progress: Callable[[int], None]) -> list[Played]:
@@ -138,11 +139,13 @@ class _Batch:
                 self._events[table].append(info["events"][table])
                 self._imagined[table].append(bool(self._last_imagined[table]))
             objects = info["objects"]
+            self._running[:count] = ~tick.done[:count]
             progress(int(tick.done[:count].sum()))
         return [self._finish(table, bool(info["is_success"][table])) for table in range(count)]
 
     def _plan(self, observation: Observation) -> np.ndarray:
         """(N, T, A) the policy's chunks, each as a whole moved by its own noise."""
+        self._actor.playing = self._running
         chunk = self._actor.chunk(observation["pixels"], observation["agent_pos"], self._texts)
         self._last_imagined = self._actor.imagined(len(chunk))
         offsets = np.stack([rng.normal(0.0, 1.0, NUM_JOINTS) for rng in self._rngs]) * self._noise

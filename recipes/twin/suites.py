@@ -59,7 +59,7 @@ def play(
             chosen = list(scenarios[start : start + env.num_envs])
             filled = chosen + [chosen[-1]] * (env.num_envs - len(chosen))
             keep = max(0, min(keep_frames - start, len(chosen)))
-            played += _play_together(actor, env, filled, keep)[: len(chosen)]
+            played += _play_together(actor, env, filled, keep, len(chosen))
             if progress is not None:
                 progress(len(played), len(scenarios))
     finally:
@@ -68,8 +68,9 @@ def play(
 
 
 def _play_together(
-    actor: Actor, env: SO101TwinVectorEnv, scenarios: list[Scenario], keep: int
+    actor: Actor, env: SO101TwinVectorEnv, scenarios: list[Scenario], keep: int, count: int
 ) -> list[Played]:
+    """The first `count` of them; the others fill the tables."""
     actor.reset()
     observation, info = env.reset(options={"scenarios": scenarios})
     texts = [scenario.instruction for scenario in scenarios]
@@ -79,11 +80,13 @@ def _play_together(
         {c: [p[i]] for c, p in observation["pixels"].items()} for i in range(keep)
     ]
 
-    running = np.ones(len(scenarios), bool)
+    asked = np.arange(len(scenarios)) < count
+    running = asked
     plans, imagined = (np.zeros(len(scenarios), int) for _ in range(2))
 
     def plan(seen: Observation) -> np.ndarray:
         nonlocal plans, imagined
+        actor.playing = running
         chunk = actor.chunk(seen["pixels"], seen["agent_pos"], texts)
         plans, imagined = plans + running, imagined + (running & actor.imagined(len(running)))
         return chunk
@@ -91,7 +94,7 @@ def _play_together(
     for tick in roll(env, plan, observation, actor.policy.config.n_action_steps):
         turned = np.abs(tick.after["agent_pos"] - start)[:, :5].max(axis=1)
         excursion = np.where(tick.running, np.maximum(excursion, turned), excursion)
-        info, running = tick.info, ~tick.done
+        info, running = tick.info, ~tick.done & asked
         for table, kept in enumerate(frames):
             if tick.looks and tick.running[table]:
                 for camera, pictures in kept.items():
@@ -100,7 +103,7 @@ def _play_together(
         Played(scenario, tuple(bool(x) for x in info["monitored"][i][: 1 + len(scenario.monitor)]),
                int(info["steps"][i]), float(excursion[i]), int(plans[i]), int(imagined[i]),
                frames[i] if i < keep else {})
-        for i, scenario in enumerate(scenarios)
+        for i, scenario in enumerate(scenarios[:count])
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -18,6 +19,7 @@ from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation import closed_loop
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.planner import PlannerSettings
 from recipes.commands import main
 from recipes.commands.application import build_parser
 from recipes.twin.study import CALIBRATION_SEED
@@ -194,6 +196,16 @@ def test_what_is_said_of_plans_is_of_the_episodes_that_were_asked_for(make_polic
     plans = [1, 2, 1]  # of two steps each: those of seeds 1 and 3 succeed with the first
     assert result["imagined_share"] == pytest.approx(plans[2] / sum(plans))
     assert doubts == [1.0, -1.0, -1.0, 2.0]
+
+
+def test_plans_without_a_passing_candidate_are_counted_while_an_episode_runs(make_policy_folder, monkeypatch):
+    monkeypatch.setattr(closed_loop, "MOST_TABLES", 2)
+    folder = make_policy_folder(action_law="flow", action_steps=2, outcome_weight=1.0)
+    actor = Actor.load(folder)
+    nothing = SimpleNamespace(check=lambda chunk, _: SimpleNamespace(violations=["no"] * len(chunk)))
+    actor.set_planner(PlannerSettings(2), nothing)
+    closed_loop.evaluate_policy(actor, "two_steps", episodes=3, seed=1)
+    assert actor.planning == {"plans": 4, "held": 4, "mean_candidates": 2.0}
 
 
 def _counted(reset):

@@ -9,13 +9,15 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 
 from embodiments.so101.constants import JOINT_NAMES
 from embodiments.so101.gate import SO101Gate
-from embodiments.so101.twin.variation import REST_DEG
+from embodiments.so101.twin.scenario import draw_scenarios
+from embodiments.so101.twin.variation import REST_DEG, Variation
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import ConfigurationError, QueryError
 from hybridpolicy.evaluation.acting import Actor, Proposals
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.planner import Planner, PlannerSettings, PlanState
 from recipes.commands import main
+from recipes.twin import collect, suites
 
 
 def arm_policy(spread_deg):
@@ -173,6 +175,24 @@ def test_an_arm_goes_on_with_its_plan_though_another_one_stood(planned_folder, m
         assert np.isfinite(chunks).all()
     for alone, beside in zip(candidates[:3], candidates[3:], strict=True):
         torch.testing.assert_close(beside, alone, rtol=0, atol=1e-4)
+
+
+def test_plans_are_counted_while_an_episode_runs(planned_folder, tmp_path, monkeypatch):
+    """Arms that stand: what is not there is rightly not sought after 20 ticks, all else ends after 40."""
+    monkeypatch.setattr(suites, "TABLES", 2)
+    monkeypatch.setattr(collect, "TABLES", 2)
+    scenarios = draw_scenarios(3, 77, ("absent", "touch"), Variation())
+    actor = Actor.load(planned_folder)
+    actor.set_planner(PlannerSettings(2), Says(False))
+    played = suites.play(actor, scenarios, workers=0)
+    assert [p.plans for p in played] == [10, 20, 10]
+    assert (actor.num_planned, actor.num_held) == (40, 40)
+    actor = Actor.load(planned_folder)
+    actor.set_planner(PlannerSettings(2), Says(False))
+    settings = collect.CollectSettings(3, families=("absent", "touch"))
+    found = collect.collect(actor, tmp_path / "own", settings, workers=0)
+    assert found["frames"] == 20 + 40 + 20
+    assert found["planning"] == {"plans": 40, "held": 40, "mean_candidates": 2.0}
 
 
 def test_eval_takes_a_planner_with_a_budget_and_a_gate(planned_folder, capsys):
