@@ -13,6 +13,7 @@ from hybridpolicy.dream.kit import DreamKit, Probe
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.world import fit_probe, latents_of, probe_r2
+from hybridpolicy.outcome_schema import SUCCESS
 from hybridpolicy.training.config import RECIPE_FILE, DatasetSource, load_recipe
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import SourceReader, open_readers
@@ -109,8 +110,8 @@ def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dic
     """How often the judge calls a held-out success one, and how often where another task had been asked.
 
     {"hits", "false_alarms", "episodes"}: both are shares; the second counts tasks of the same scene. Episodes
-    that ask for a block that is not there, or for nothing the twin knows, are left out; where no scene has
-    another task, so are the false alarms.
+    that failed, or that ask for a block that is not there, or for nothing the twin knows, are left out; where
+    no scene has another task, so are the false alarms.
 
     Raises:
         ConfigurationError: no episode is left.
@@ -121,7 +122,9 @@ def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dic
         rows = np.arange(cache.episode_from[episode], cache.episode_to[episode])
         text = cache.tasks[cache.columns["task_index"][rows[0]]]
         _, there = _truth(reader, rows)
-        if not _can_be_done(text, there[0]):
+        ended = cache.columns.get(SUCCESS)  # of rollouts; demonstrations do not say, and all succeed
+        failed = ended is not None and not ended[rows].any()
+        if failed or not _can_be_done(text, there[0]):
             continue
         objects = probe.read(latents_of(actor.policy, actor.preprocessor, reader, rows))
         state = cache.columns["observation.state"][rows]
@@ -131,8 +134,8 @@ def judge_real_episodes(actor: Actor, reader: SourceReader, probe: Probe) -> dic
             alarms.append(_succeeds(others[number % len(others)], objects, there, state))
     if not hits:
         raise ConfigurationError(
-            "dream fit: no held-out episode asks for something that is there, so the judge cannot be judged; "
-            "hold out more episodes"
+            "dream fit: no held-out episode that succeeded asks for something that is there, so the judge "
+            "cannot be judged; hold out more episodes"
         )
     found = {"hits": float(np.mean(hits)), "episodes": float(len(hits))}
     return found | ({"false_alarms": float(np.mean(alarms))} if alarms else {})

@@ -159,6 +159,27 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
     assert told["overall"]["n_episodes"] == 2
 
 
+@pytest.mark.parametrize("column", [None, "next.success"])
+def test_a_judge_misses_no_success_where_there_was_none(monkeypatch, column):
+    """Four episodes of two frames: of rollouts, that of number 2 failed, and nobody sees a success in it."""
+    rows = np.arange(8)
+    columns = {"task_index": rows * 0, "observation.state": rows, "privileged.objects": np.zeros((8, 6)),
+               "privileged.present": np.ones((8, 3))}  # fmt: skip
+    if column:
+        columns[column] = rows[:, None] % 2 * (rows[:, None] // 2 != 2) > 0
+    cache = SimpleNamespace(columns=columns, tasks=["touch the red block"], episode_from=rows[::2],
+                            episode_to=rows[::2] + 2)  # fmt: skip
+    reader = SimpleNamespace(cache=cache, source=SimpleNamespace(episodes=range(4)))
+    monkeypatch.setattr(dream, "latents_of", lambda *_: None)
+    monkeypatch.setattr(dream, "_succeeds", lambda text, objects, there, state: state[0] != 4)
+    actor, probe = SimpleNamespace(policy=None, preprocessor=None), SimpleNamespace(read=lambda _: None)
+    found = dream.judge_real_episodes(actor, reader, probe)
+    assert found == ({"hits": 1.0, "episodes": 3.0} if column else {"hits": 0.75, "episodes": 4.0})
+    columns["next.success"] = np.zeros((8, 1), bool)
+    with pytest.raises(ConfigurationError, match="no held-out episode that succeeded"):
+        dream.judge_real_episodes(actor, reader, probe)
+
+
 def trained_on(policy, source):
     """Says beside the weights what they were trained on."""
     stage = StageConfig("policy", samples=8, batch_size=8, lr=1e-3, sources=[source])
