@@ -230,10 +230,10 @@ class HybridPolicy(PreTrainedPolicy):
         check_normalised(f"quality = {self.config.quality:g}", quality)
         return replace(sample, vectors=sample.vectors | {wanted: quality.expand(sample.size, 1, 1)})
 
-    def acting_noise(self, count: int, device: torch.device) -> CounterNoise:
-        """Noise of the next query: a function of the seed and of how many were asked since `reset`."""
-        self._acts += 1
-        return CounterNoise(self.config.seed, _ACTING + self._acts, torch.arange(count, device=device))
+    def acting_noise(self, count: int, device: torch.device, remember: bool = True) -> CounterNoise:
+        """Noise of the next query: of the seed and of how many were asked, and remembered, since `reset`."""
+        number, self._acts = self._acts + 1, self._acts + remember
+        return CounterNoise(self.config.seed, _ACTING + number, torch.arange(count, device=device))
 
     @torch.no_grad()
     def predict_action_chunk(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lerobot.policies.factory import make_pre_post_processors
 
+from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import CheckpointError, ConfigurationError
 from hybridpolicy.gate import Gate
@@ -203,7 +204,7 @@ class Actor:
         """The planner's candidates, a look that leaves no trace; arguments as of `batch`.
 
         Raises:
-            ConfigurationError: no planner was set.
+            ConfigurationError: no planner was set, or the goal is of another number of observations.
             QueryError: the policy has no outcome heads to score with, and there is no goal.
         """
         return self.choose(pixels, state, texts, extra, remember=False)[0]
@@ -240,10 +241,15 @@ class Actor:
             warm = body.to_network(left_over, context.state)
             committed = self.policy.committed(left_over, delay, context) if delay else None
         goal = self.goal
-        if goal is not None and len(goal) == 1:
+        if goal is not None:
+            if len(goal) not in (1, context.size):
+                raise ConfigurationError(
+                    f"hybrid: goal pictures for {len(goal)} observations, and there are {context.size}; give "
+                    "one for each, or one for all"
+                )
             goal = goal.expand(context.size, -1, -1)
         plan = self._planner.plan(
-            context, lambda count: self.policy.acting_noise(count, device),
+            context, lambda count: self.policy.acting_noise(count, device, remember),
             warm=warm, committed=committed, since=since, goal=goal,
         )  # fmt: skip
         count = plan.candidates.shape[1]
@@ -262,7 +268,9 @@ class Actor:
         if pixels is not None:
             count = len(next(iter(pixels.values())))
             state = self.policy.embodiment.state_mean.cpu().numpy()[None].repeat(count, axis=0)
-            self.goal = self.policy.context(self.batch(pixels, state, [""] * count)).latents
+            sample = present(self.batch(pixels, state, [""] * count), self.policy.config)
+            with torch.no_grad():
+                self.goal = self.policy.network.encode_context(sample, self.policy.embodiment).latents
 
     @property
     def planning(self) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ from embodiments.so101.gate import SO101Gate
 from embodiments.so101.twin.scenario import draw_scenarios
 from embodiments.so101.twin.variation import REST_DEG, Variation
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.errors import ConfigurationError, QueryError
+from hybridpolicy.errors import ConfigurationError, DatasetError, QueryError
 from hybridpolicy.evaluation.acting import Actor, Proposals
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.planner import Planner, PlannerSettings, PlanState
@@ -144,6 +144,27 @@ def test_a_plan_goes_on_with_the_last_one_until_the_episode_ends(planned_folder,
     )
     ahead = actor.policy.config.n_action_steps
     np.testing.assert_allclose(left, first[:, ahead:], atol=1e-3)
+
+
+def test_looking_and_naming_a_goal_leave_no_trace(planned_folder):
+    actor, seen = Actor.load(planned_folder), look(np.random.default_rng(0))
+    with_planner = Actor(actor.policy, actor.preprocessor, actor.postprocessor)
+    with_planner.set_planner(PlannerSettings(3))
+    alone = [actor.chunk(*seen) for _ in range(2)]
+    actor.reset()
+    again = [with_planner.propose(*seen).chunks, actor.chunk(*seen)]
+    with_planner.set_goal({name: frames[:1] for name, frames in seen[0].items()})
+    again += [with_planner.propose(*seen).chunks, actor.chunk(*seen)]
+    np.testing.assert_array_equal(again[1::2], alone)
+    assert not np.array_equal(again[0], again[2])
+    fresh = Actor.load(planned_folder)
+    fresh.set_goal({name: frames[:1] for name, frames in seen[0].items()})
+    with pytest.raises(DatasetError, match="standard deviations"):  # the first look is still looked at
+        fresh.chunk(seen[0], seen[1] + 1e5, seen[2])
+    fresh.set_planner(PlannerSettings(3))
+    fresh.set_goal({name: frames[[0, 1, 1]] for name, frames in seen[0].items()})
+    with pytest.raises(ConfigurationError, match="for 3 observations, and there are 2"):
+        fresh.chunk(*seen)
 
 
 class SaysOfTheBent:
