@@ -125,7 +125,7 @@ class DreamVectorEnv(VectorEnv):
         self._world.advance(actions)
         in_time = self._ticks <= self._max_episode_steps
         self._success = before | (self._judged() & in_time)
-        running = ~before
+        running = ~before & in_time
         self._agent_pos = np.where(running[:, None], self._world.state, self._agent_pos)
         if render:
             for name, frames in self._world.pictures().items():

@@ -166,9 +166,13 @@ def test_the_probe_judges_and_an_ended_episode_stands_still(dream, monkeypatch):
     np.testing.assert_array_equal(first["agent_pos"][0], second["agent_pos"][0])
     np.testing.assert_array_equal(first["pixels"]["wrist"][0], second["pixels"]["wrist"][0])
     assert not np.array_equal(first["agent_pos"][1], second["agent_pos"][1])
-    _, _, terminated, truncated, info = env.step(actions)
+    third, _, terminated, truncated, info = env.step(actions)
     assert (terminated.tolist(), truncated.tolist()) == ([True, False], [False, True])
     assert info["is_success"].tolist() == [True, False]
+    late, _, terminated, truncated, _ = env.step(actions + 9)  # over: both stand
+    assert (terminated.tolist(), truncated.tolist()) == ([True, False], [False, True])
+    np.testing.assert_array_equal(late["agent_pos"], third["agent_pos"])
+    np.testing.assert_array_equal(late["pixels"]["wrist"], third["pixels"]["wrist"])
 
 
 def test_the_outcome_heads_judge_where_there_are_any(dream, monkeypatch):
