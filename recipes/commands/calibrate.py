@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 from recipes.commands import environment
+from recipes.commands.failures import CommandError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the calibration as JSON and stores it in the policy's folder."""
+    from hybridpolicy.location import find_policy
+
+    if not args.dry_run and not Path(find_policy(args.policy)).is_dir():
+        raise CommandError(
+            f"--policy {args.policy}: the threshold of a policy on the Hub cannot be stored there; download "
+            "it and give its folder, or --dry-run"
+        )
     from hybridpolicy.evaluation.calibration import calibrate_imagination, store_imagination
     from recipes.commands.progress import progress
 

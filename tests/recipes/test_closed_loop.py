@@ -92,6 +92,13 @@ def test_what_is_played_by_default_was_not_demonstrated():
     assert max(seeds) < DEMONSTRATION_SEEDS
 
 
+def test_a_threshold_that_cannot_be_stored_is_not_measured(monkeypatch, capsys):
+    monkeypatch.setattr("hybridpolicy.evaluation.calibration.calibrate_imagination", None)
+    asked = ["calibrate", "--policy", "owner/name", "--env", "so101_twin", "--imagine-rate", "0.2"]
+    assert main(asked) == 2
+    assert "--policy owner/name: the threshold of a policy on the Hub" in capsys.readouterr().err
+
+
 def test_a_field_of_the_environment_is_set_from_the_command_line(make_policy_folder, capsys):
     played = ["--env", "so101_twin", "--tasks", "touch", "--episodes", "1"]
     asked = ["eval", "--policy", make_policy_folder(), *played]
