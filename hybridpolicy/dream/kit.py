@@ -73,20 +73,24 @@ class DreamKit:
     decoders: dict[str, PixelDecoder]
     probe: Probe | None
 
-    def save(self, policy: Path) -> Path:
-        """Writes the kit into the policy's folder; returns its own."""
-        folder = policy / FOLDER
-        folder.mkdir(exist_ok=True)
-        tensors = {
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was fitted, by name."""
+        fitted = {
             f"{camera}.{name}": tensor.contiguous()
             for camera, decoder in self.decoders.items()
             for name, tensor in decoder.state_dict().items()
         }
+        return fitted if self.probe is None else fitted | {"probe": torch.from_numpy(self.probe.weights)}
+
+    def save(self, policy: Path) -> Path:
+        """Writes the kit into the policy's folder; returns its own."""
+        folder, tensors = policy / FOLDER, self.tensors
+        folder.mkdir(exist_ok=True)
         facts: dict[str, Any] = {
             "cameras": {camera: list(decoder.image_size) for camera, decoder in self.decoders.items()}
         }
         if self.probe is not None:
-            tensors["probe"] = torch.from_numpy(self.probe.weights)
             facts |= {"judge": self.probe.judge, "r2": self.probe.r2, "judged": self.probe.judged}
         save_file(tensors, str(folder / WEIGHTS))
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

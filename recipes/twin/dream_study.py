@@ -146,6 +146,7 @@ def run_study(
     env = DreamVectorEnv(min(BATCH, episodes), dreamt, starts, range(episodes), MAX_STEPS, judge)
     made = {
         "world": fingerprint(dreamt.actor.policy.state_dict()),
+        "kit": fingerprint(dreamt.kit.tensors),  # `dream fit` may be run again
         "judge": env.judged_by,
         "episodes": episodes,
     }

@@ -145,6 +145,9 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
     assert json.loads(path.read_text()) == study
     with pytest.raises(ConfigurationError, match="made with other episodes; choose an empty folder"):
         dream_study.run_study(policy, [policy], tmp_path / "out", **again | {"episodes": 4})
+    assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", "--steps", "3", *asked]) == 0
+    with pytest.raises(ConfigurationError, match="made with other kit; choose an empty folder"):
+        dream_study.run_study(policy, [policy], tmp_path / "out", **again)
     other = stock_act(tmp_path / "act")
     lerobot_eval = Path(sys.executable).with_name("lerobot-eval")
     done = subprocess.run(
