@@ -159,7 +159,8 @@ def evaluate_policy(
 
     Args:
         policy: a `pretrained_model` folder, a hub id, or an actor.
-        watch: told after every plan how doubtful it is, for each episode still running (`Actor.doubt`).
+        watch: told after every plan how doubtful it is, for each episode still running (`Actor.doubt`; 0
+            where nothing says so, as at the first look of an episode).
         env: LeRobot environment type. settings: further fields of its configuration.
         seed: of the first reset of every task; the same seeds are the same scenes for every policy.
 
@@ -204,8 +205,9 @@ def _run_batch(
     for step in roll(actor, vector, config.features_map, seed, count=count):
         if step.planned:
             imagined += step.imagined[step.running].tolist()
-            if watch is not None and actor.doubt is not None:
-                watch(actor.doubt[step.running].tolist())
+            if watch is not None:
+                doubt = np.zeros(len(success)) if actor.doubt is None else actor.doubt
+                watch(doubt[step.running].tolist())
         success |= step.running & step.succeeded
     return list(zip(step.tasks, success.tolist(), strict=True))[:count]
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from embodiments.so101.twin.scenario import MAX_STEPS
 from embodiments.so101.twin.variation import Variation
+from hybridpolicy.evaluation import evaluate_policy
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.training.checkpoint import verify
 from recipes.arm.deploy import deploy_on_twin as deploy
@@ -90,17 +92,21 @@ def test_a_calibrated_policy_imagines_on_demand(finished, tmp_path, capsys):
     shutil.copytree((output / "train" / "checkpoints" / "last").resolve(), checkpoint)
     policy = checkpoint / "pretrained_model"
     asked = ["calibrate", "--policy", str(policy), "--env", "so101_twin", "--imagine-rate", "0.25"]
-    assert main([*asked, "--episodes", "9", "--dry-run"]) == 0
+    asked += ["--episodes", "8"]  # two of each family
+    assert main([*asked, "--dry-run"]) == 0
     assert json.loads((policy / "config.json").read_text())["imagine"] == "never"
     capsys.readouterr()
-    assert main([*asked, "--episodes", "9"]) == 0
+    assert main(asked) == 0
     shown = json.loads(capsys.readouterr().out)
     config = json.loads((policy / "config.json").read_text())
     assert config["imagine"] == "on_uncertainty"
     assert config["imagine_threshold"] == shown["imagine_threshold"] > 0
     verify(checkpoint)  # training can go on from it
-    assert shown["plans"] >= 100
     actor = Actor.load(policy)
     assert actor.policy.config.imagine == "on_uncertainty"
-    assert main([*asked[:-1], "1.5"]) == 2
+    assert shown["success_without_imagination"] == 0.0
+    assert shown["plans"] == 8 * MAX_STEPS // actor.policy.config.n_action_steps  # first ones included
+    found = evaluate_policy(actor, "so101_twin", episodes=8, seed=100_000)
+    assert found["imagined_share"] == pytest.approx(0.25, abs=0.08)
+    assert main([*asked, "--imagine-rate", "1.5"]) == 2
     assert "imagine rate 1.5; allowed above 0" in capsys.readouterr().err
