@@ -15,6 +15,28 @@ def joint_names(feature: dict[str, Any] | None) -> list[str] | None:
     return [str(name) for name in names] if names else None
 
 
+def keep_facts(config: HybridConfig, saved: HybridConfig) -> None:
+    """Puts into `config` what the weights of a checkpoint are of, as its own configuration `saved` has it: the
+    rate, the joints, the words. What a dataset knows is then checked against it, and never put in its place.
+
+    Raises:
+        ConfigurationError: `config` names other words.
+    """
+    config.fps = saved.fps or config.fps
+    config.action_feature_names = saved.action_feature_names
+    config.state_feature_names = saved.state_feature_names
+    if config.goal_model != EMBEDDED or config.lexicon == saved.lexicon:
+        return
+    if config.lexicon:
+        other = sorted(set(config.lexicon) ^ set(saved.lexicon))
+        raise ConfigurationError(
+            f"hybrid: lexicon has {len(config.lexicon)} words, the checkpoint's {len(saved.lexicon)}, "
+            f"{f'not the same: {other[:5]}' if other else 'in another order'}; each of its words has weights "
+            "of its own. Leave lexicon out to go on with them, or train from scratch"
+        )
+    config.lexicon = list(saved.lexicon)
+
+
 def adopt_dataset(config: HybridConfig, meta: Any) -> None:
     """Copies the facts of a LeRobotDataset's metadata into `config`. What is set already is checked instead.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
 from hybridpolicy.context import Sample, check_normalised, num_given, num_taken, present
 from hybridpolicy.couplings import COUPLINGS
-from hybridpolicy.dataset_facts import adopt_dataset
+from hybridpolicy.dataset_facts import adopt_dataset, keep_facts
 from hybridpolicy.doubt import disagreement, sample_spread
 from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import CheckpointError, ConfigurationError, NonFiniteError
@@ -376,7 +376,7 @@ class HybridPolicy(PreTrainedPolicy):
         if config is not None and meta is not None:
             # LeRobot has put the dataset's joint names into `config`; the check needs the checkpoint's own.
             saved = HybridConfig.from_pretrained(pretrained_name_or_path, revision=kwargs.get("revision"))
-            config.action_feature_names = saved.action_feature_names
+            keep_facts(config, saved)
         policy = super().from_pretrained(pretrained_name_or_path, **kwargs)
         if kwargs.get("dataset_stats") is not None:  # fine-tuning: LeRobot's pipeline now uses these too
             policy.set_statistics(kwargs["dataset_stats"])

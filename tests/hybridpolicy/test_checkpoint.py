@@ -191,6 +191,21 @@ def test_another_rate_is_refused(checkpoint, stats):
         lerobot_make_policy(again(checkpoint), ds_meta=meta(stats, fps=30))
 
 
+def test_going_on_from_a_policy_keeps_its_words_and_its_rate(checkpoint, make_config, stats):
+    """A recipe's configuration comes without either: those of another dataset would pass as the policy's."""
+    recipe = fresh_config(make_config, pretrained_path=str(checkpoint))
+    other = meta(stats, tasks=("lift the blue cube",))  # as many words
+    config = lerobot_make_policy(recipe, ds_meta=other).config
+    assert config.lexicon == ["block", "push", "red", "the"]
+    for given in ({}, {"fps": 30.0}):
+        recipe = fresh_config(make_config, pretrained_path=str(checkpoint), **given)
+        with pytest.raises(ConfigurationError, match="made for 10 Hz and the dataset is 30 Hz"):
+            lerobot_make_policy(recipe, ds_meta=meta(stats, fps=30))
+    recipe = fresh_config(make_config, pretrained_path=str(checkpoint), lexicon=["the", "red", "cube", "push"])
+    with pytest.raises(ConfigurationError, match=r"the checkpoint's 4, not the same: \['block', 'cube'\]"):
+        lerobot_make_policy(recipe, ds_meta=other)
+
+
 @pytest.mark.parametrize("column", ["action", "observation.state"])
 def test_joints_in_another_order_are_refused(checkpoint, stats, column):
     """Also the action's, whose names LeRobot overwrites in the config before the policy sees it."""
