@@ -3,10 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors.torch import load_file
 from torch import nn
 
 from hybridpolicy.errors import CheckpointError
@@ -125,6 +128,31 @@ def check_same_run(folder: Path, config: TrainConfig) -> None:
         raise CheckpointError(
             f"{folder.parent}: holds a run with other settings: {'; '.join(differences[:5])}. "
             "Restore them to resume, choose a new output_dir, or remove this folder to train from the start"
+        )
+
+
+def check_same_statistics(folder: Path, processors: Sequence[Any]) -> None:
+    """Checks that the checkpoint in `folder` was trained behind the same pipelines: its network knows the
+    statistics of its data, too, and converts with those.
+
+    Raises:
+        CheckpointError: naming every statistic that differs.
+    """
+    differing: set[str] = set()
+    with TemporaryDirectory() as made:
+        for processor in processors:
+            _save_processor(processor, Path(made))
+        for file in Path(made).rglob("*.safetensors"):
+            saved = folder / PRETRAINED_DIR / file.relative_to(made)
+            if saved.is_file():
+                before, now = load_file(saved), load_file(file)
+                names = before.keys() | now.keys()
+                shared = before.keys() & now.keys()
+                differing |= {n for n in names if n not in shared or not torch.equal(before[n], now[n])}
+    if differing:
+        raise CheckpointError(
+            f"{folder}: trained with other statistics ({', '.join(sorted(differing)[:5])}): the dataset has "
+            "changed since. Put it back as it was to resume, or choose a new output_dir"
         )
 
 

@@ -24,7 +24,7 @@ from hybridpolicy.training.config import StageConfig, TrainConfig
 from hybridpolicy.training.feed import Feed, Processors
 from hybridpolicy.training.loader import Batch, MixtureLoader
 from hybridpolicy.training.metrics import METRICS_FILE, MetricsFile
-from hybridpolicy.training.resume import capture, check_same_run, fill_checkpoint, restore
+from hybridpolicy.training.resume import capture, check_same_run, check_same_statistics, fill_checkpoint, restore
 from hybridpolicy.training.schedule import parameter_groups, schedule
 from hybridpolicy.training.state import Position, StageResult
 
@@ -83,7 +83,8 @@ class Trainer:
         """`preprocessor`: one for all sources, or one per embodiment tag.
 
         Raises:
-            CheckpointError: the output folder holds another run, or only damaged checkpoints.
+            CheckpointError: the output folder holds another run, or one of other data, or only damaged
+                checkpoints.
         """
         self.config = replace(config, policy=policy.config)
         self.output_dir = Path(config.output_dir)
@@ -91,6 +92,7 @@ class Trainer:
         self.checkpoint = self.resumed_from = self.store.newest()
         if self.resumed_from is not None:
             check_same_run(self.resumed_from, self.config)
+            check_same_statistics(self.resumed_from, (preprocessor, postprocessor))
         keep_freed_memory()
         self.accelerator = _make_accelerator(policy.config.device)
         self.policy = policy.train()

@@ -1,5 +1,6 @@
 """The real policy through the real trainer: resuming repeats the run, and LeRobot loads what it exports."""
 
+import json
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_training import CAMERAS, SIZE, STATE, make_dataset
 
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.errors import CollapseError
+from hybridpolicy.errors import CheckpointError, CollapseError
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.objective import LATENT_RANK
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
@@ -88,6 +89,20 @@ def test_resuming_at_any_checkpoint_repeats_the_run(root, tmp_path):
             expected, tensors = load_file(whole.checkpoint / file), load_file(resumed.checkpoint / file)
             assert expected.keys() == tensors.keys()
             assert not [key for key in expected if not same(tensors[key], expected[key])]
+
+
+def test_a_run_does_not_go_on_with_other_statistics(root, tmp_path):
+    """The network would convert chunks by those it was made with, and the pipeline by the new ones."""
+    copied = tmp_path / "dataset"
+    shutil.copytree(root, copied)
+    make_run(copied, tmp_path / "run", tmp_path / "cache").run()
+    assert make_run(copied, tmp_path / "run", tmp_path / "cache").resumed_from is not None
+    file = copied / "meta" / "stats.json"  # as another episode would change it
+    stats = json.loads(file.read_text())
+    stats["action"]["mean"] = [mean + 0.5 for mean in stats["action"]["mean"]]
+    file.write_text(json.dumps(stats))
+    with pytest.raises(CheckpointError, match=r"other statistics \(action\.mean\): the dataset has changed"):
+        make_run(copied, tmp_path / "run", tmp_path / "cache")
 
 
 def test_the_exported_policy_loads_and_acts(root, tmp_path):
