@@ -1,9 +1,10 @@
 """What a dataset knows and no batch says: its rate, the names of its joints, the words of its tasks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
-from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.goal import words_of
 
 
@@ -64,3 +65,27 @@ def adopt_dataset(config: HybridConfig, meta: Any) -> None:
             setattr(config, field_name, names)
     if config.goal_model == EMBEDDED and not config.lexicon:
         config.lexicon = words_of([str(task) for task in meta.tasks.index])
+
+
+def check_source(config: Any, meta: Any, where: str, drop: Sequence[str] = ()) -> None:
+    """Checks another dataset that a policy of `config` learns from, as `adopt_dataset` does its own.
+
+    Args:
+        config: of any policy; what it does not know is not checked. drop: columns that are not learned from.
+
+    Raises:
+        DatasetError: another rate, or other joints or another order of them.
+    """
+    fps = getattr(config, "fps", None)
+    if fps is not None and abs(fps - float(meta.fps)) > 1e-6:
+        raise DatasetError(
+            f"{where}: recorded at {float(meta.fps):g} Hz, and the policy learns {fps:g} Hz; chunks and world "
+            "offsets count frames. Resample it, or leave it out"
+        )
+    for key, known in (("action", "action_feature_names"), ("observation.state", "state_feature_names")):
+        names, wanted = joint_names(meta.features.get(key)), getattr(config, known, None)
+        if key not in drop and names and wanted and names != list(wanted):
+            raise DatasetError(
+                f"{where}: {key} is {names}, and the policy learns {list(wanted)}; joints are matched by name "
+                f"and order. Leave it out, or drop {key!r}"
+            )

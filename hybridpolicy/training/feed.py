@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from hybridpolicy.dataset_facts import check_source
 from hybridpolicy.errors import ConfigurationError, allowed
 from hybridpolicy.optional_keys import GOAL_IMAGE
 from hybridpolicy.training import nonfinite
 from hybridpolicy.training.cache import Progress
 from hybridpolicy.training.config import StageConfig, TrainConfig
+from hybridpolicy.training.decode import DatasetFiles, resolve_root
 from hybridpolicy.training.loader import Batch, BatchPlan, MixtureLoader, Prefetcher, Window, open_readers
 from hybridpolicy.training.state import Position
 
@@ -48,13 +50,14 @@ class Feed:
         """Loader of `stage`, its sources decoded when they are not yet.
 
         Raises:
-            DatasetError, CacheError: see `open_readers`.
+            DatasetError, CacheError: see `open_readers`; or a source is of another rate or of other joints.
             ConfigurationError: the batch does not split over the processes, or a source has no processor.
         """
         self._check_processors(stage)
         config, window = self._config.policy, policy_window(self._config.policy)
         size = getattr(config, "image_size", None)
         with self._accelerator.main_process_first():  # one process decodes, the others find it done
+            self._check_sources(stage)
             readers = open_readers(
                 stage.sources,
                 window,
@@ -77,6 +80,11 @@ class Feed:
             augmentation=self._config.augmentation,
         )
         return MixtureLoader(readers, plan, getattr(self._policy, "needs_future", None))
+
+    def _check_sources(self, stage: StageConfig) -> None:
+        for source in stage.sources:
+            files = DatasetFiles(resolve_root(source.root, source.repo_id))
+            check_source(self._config.policy, files.meta, str(files.root), source.drop)
 
     def _check_processors(self, stage: StageConfig) -> None:
         tags = sorted({source.embodiment for source in stage.sources if "action" not in source.drop})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_training import CAMERAS, SIZE, STATE, make_dataset
 
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.errors import CheckpointError, CollapseError
+from hybridpolicy.errors import CheckpointError, CollapseError, DatasetError
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.objective import LATENT_RANK
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
@@ -21,7 +21,8 @@ from hybridpolicy.training.metrics import read_metrics
 from hybridpolicy.training.trainer import Trainer
 
 
-def make_run(root, output_dir, cache_dir):
+def make_run(root, output_dir, cache_dir, beside=()):
+    """beside: further sources of the labelled stage."""
     torch.manual_seed(0)
     meta = LeRobotDatasetMetadata(root.name, root=root)
     visual = {name: PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)) for name in CAMERAS}
@@ -45,7 +46,7 @@ def make_run(root, output_dir, cache_dir):
         policy=config,
         stages=[
             StageConfig("video", samples=32, batch_size=8, lr=1e-3, sources=[video]),
-            StageConfig("act", samples=64, batch_size=8, lr=1e-3, sources=[labelled], trunk_lr_scale=0.3),
+            StageConfig("act", samples=64, batch_size=8, lr=1e-3, sources=[labelled, *beside], trunk_lr_scale=0.3),
         ],
         output_dir=str(output_dir),
         cache_dir=str(cache_dir),
@@ -103,6 +104,35 @@ def test_a_run_does_not_go_on_with_other_statistics(root, tmp_path):
     file.write_text(json.dumps(stats))
     with pytest.raises(CheckpointError, match=r"other statistics \(action\.mean\): the dataset has changed"):
         make_run(copied, tmp_path / "run", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("change", "drop", "message"),
+    [
+        ({"fps": 30}, ("action", "observation.state"), "recorded at 30 Hz, and the policy learns 10 Hz"),
+        ({"action": ["b.pos", "a.pos", "gripper.pos"]}, (), r"action is \['b\.pos', .* learns \['a\.pos'"),
+        ({"observation.state": [*"xyz"]}, ("action",), r"observation\.state is \['x', 'y', 'z'\]"),
+        ({"observation.state": [*"xyz"]}, ("action", "observation.state"), None),
+    ],
+)
+def test_every_source_is_of_one_rate_and_one_body(root, tmp_path, change, drop, message):
+    copied = tmp_path / "dataset"
+    shutil.copytree(root, copied)
+    file = copied / "meta" / "info.json"
+    info = json.loads(file.read_text())
+    for key, value in change.items():
+        if key == "fps":
+            info["fps"] = value
+        else:
+            info["features"][key]["names"] = value
+    file.write_text(json.dumps(info))
+    run = make_run(root, tmp_path / "run", tmp_path / "cache", [DatasetSource(str(copied), drop=drop)])
+    stage = run.config.stages[1]
+    if message is None:
+        assert len(run.feed.open(stage, run.position, lambda done, total: None).readers) == 2
+        return
+    with pytest.raises(DatasetError, match=message):
+        run.feed.open(stage, run.position, lambda done, total: None)
 
 
 def test_the_exported_policy_loads_and_acts(root, tmp_path):
