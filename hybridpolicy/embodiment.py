@@ -6,12 +6,13 @@ Legend: B batch, T chunk, S state size, A action size, D width.
 from typing import Any
 
 import torch
+from lerobot.configs.types import NormalizationMode
 from torch import Tensor, nn
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.optional_keys import QUALITY
-from hybridpolicy.statistics import mean_std
+from hybridpolicy.statistics import mean_std, normalisation
 
 
 class Embodiment(nn.Module):
@@ -25,6 +26,7 @@ class Embodiment(nn.Module):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         width, states, actions = config.width, config.state_size, config.action_size
+        self._modes = dict(config.normalization_mapping)
         self.relative = config.action_convention == "relative"
         if self.relative and not same_joints(config):
             raise ConfigurationError(
@@ -64,12 +66,16 @@ class Embodiment(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, stats: dict[str, dict[str, Any]], relative_std: Tensor | None) -> None:
-        """Stores the pipeline's statistics; `relative_std` (T, A) in physical units."""
+        """Stores the pipeline's statistics, what it takes off as means and what it divides by as deviations;
+        `relative_std` (T, A) in physical units.
+        """
         if self.state_mean.numel():
-            mean, std = mean_std(stats, "observation.state", self.state_mean.numel())
+            mode = self._modes.get("STATE", NormalizationMode.IDENTITY)
+            mean, std = normalisation(stats, "observation.state", self.state_mean.numel(), mode)
             self.state_mean.copy_(mean)
             self.state_std.copy_(std)
-        mean, std = mean_std(stats, "action", self.action_mean.numel())
+        mode = self._modes.get("ACTION", NormalizationMode.IDENTITY)
+        mean, std = normalisation(stats, "action", self.action_mean.numel(), mode)
         self.action_mean.copy_(mean)
         self.action_std.copy_(std)
         if self._quality:

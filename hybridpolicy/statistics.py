@@ -6,11 +6,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from lerobot.configs.types import NormalizationMode
 from torch import Tensor
 
 from hybridpolicy.errors import ConfigurationError
 
 MAX_ROWS = 200_000
+RANGES = {  # which statistics become -1 and 1
+    NormalizationMode.MIN_MAX: ("min", "max"),
+    NormalizationMode.QUANTILES: ("q01", "q99"),
+    NormalizationMode.QUANTILE10: ("q10", "q90"),
+}
 UNCHANGED = 1e-6  # standard deviation of a number that is always the same, but for rounding
 
 
@@ -43,6 +49,30 @@ def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Ten
             "for NaN in the recording, then recompute them with LeRobot's dataset tools"
         )
     return mean, torch.where(std > UNCHANGED, std, 1.0)
+
+
+def normalisation(
+    stats: dict[str, dict[str, Any]], key: str, size: int, mode: NormalizationMode
+) -> tuple[Tensor, Tensor]:
+    """(size,) what the pipeline takes off a column and what it then divides by: its mean and standard deviation,
+    or the middle and half the width of the range that becomes −1 … 1.
+
+    Raises:
+        ConfigurationError: as `mean_std`; or the statistics lack what the mode needs.
+    """
+    mean, std = mean_std(stats, key, size)
+    if mode == NormalizationMode.MEAN_STD:
+        return mean, std
+    if mode not in RANGES:
+        return torch.zeros(size), torch.ones(size)
+    missing = [name for name in RANGES[mode] if stats[key].get(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"hybrid: {key!r} is to be normalised by {mode.value}, and its statistics have no {missing}; "
+            "recompute them with LeRobot's dataset tools, or normalise by MEAN_STD"
+        )
+    low, high = (as_tensor(stats[key][name]) for name in RANGES[mode])
+    return (high + low) / 2, (high - low) / 2
 
 
 def _columns(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,8 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lerobot.configs.types import NormalizationMode
 
 from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 from hybridpolicy.statistics import mean_std, relative_action_std
 
@@ -43,6 +45,32 @@ def test_a_number_that_never_changed_is_told_in_its_own_unit(make_config, stats)
     seen = pre({"observation.state": torch.tensor([[3.0, 2.5, 1.0, 4.0]]), "task": ["push"]})
     torch.testing.assert_close(seen["observation.state"], torch.tensor([[1.0, 0.5, -2.0, 0.0]]))
     assert entry["std"][1] == 0.0, "what was handed in stays as it was"
+
+
+@pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10", "IDENTITY"])
+def test_the_policy_knows_the_units_its_pipeline_normalises_to(make_config, stats, mode):
+    """A gate, a dream and a waypoint are in physical units, however the pipeline is set."""
+    ranges = {"min": -3.0, "q01": -2.0, "q10": -1.0, "q90": 7.0, "q99": 11.0, "max": 13.0}
+    ranges = {name: np.full(4, value) for name, value in ranges.items()}
+    given = {key: entry | ranges for key, entry in stats.items()}
+    mapping = {"VISUAL": NormalizationMode.IDENTITY} | dict.fromkeys(
+        ("STATE", "ACTION"), NormalizationMode(mode)
+    )
+    config = make_config(normalization_mapping=mapping)
+    body = HybridPolicy(config, dataset_stats=given).embodiment
+    pre, post = make_hybrid_pre_post_processors(config, given)
+    chunk, state = torch.rand(1, 4, 4), torch.tensor([[5.0, -40.0, 60.0, 20.0]])
+    seen = pre({"observation.state": state, "task": ["push"]})["observation.state"]
+    torch.testing.assert_close(body.normalise_state(state), seen)
+    action, posture = body.to_physical(chunk, seen)
+    torch.testing.assert_close(action, post(chunk))
+    torch.testing.assert_close(posture, state)
+
+
+def test_a_range_without_its_statistics_is_refused(make_config, stats):
+    mapping = {"STATE": NormalizationMode.MEAN_STD, "ACTION": NormalizationMode.QUANTILES}
+    with pytest.raises(ConfigurationError, match=r"'action' is .* by QUANTILES, .* have no \['q01', 'q99'\]"):
+        HybridPolicy(make_config(normalization_mapping=mapping), dataset_stats=stats)
 
 
 @pytest.fixture
@@ -84,8 +112,6 @@ def test_a_relative_policy_measures_its_dataset(make_config, stats, write_datase
     from types import SimpleNamespace
 
     import pandas as pd
-
-    from hybridpolicy.modeling_hybrid import HybridPolicy
 
     states = np.cumsum(np.random.default_rng(0).normal(size=(50, 4)), axis=0)
     root = write_dataset(states, states, [0] * 50)
