@@ -131,6 +131,12 @@ def _vector(batch: dict, vector: VectorKey, count: int, times: int) -> Tensor:
     return value.float().reshape(count, times, vector.size)
 
 
+def _numbers(value: Tensor, size: int, times: int) -> Tensor:
+    """A state or chunk as floats. Of one number, LeRobot's loader leaves out the last axis: (B, n) → (B, n, 1)."""
+    alone = size == 1 and value.shape[1:] in ((), (times,))
+    return value.float().reshape(len(value), -1, 1) if alone else value.float()
+
+
 def _num_past(config: HybridConfig, times: int) -> int:
     """How many of a batch's observation times are past ones: all or none."""
     past = len(config.past_offsets)
@@ -186,7 +192,8 @@ def present(batch: dict, config: HybridConfig, check_range: bool = False) -> Sam
     frame_valid = {n: _valid(batch, config.cameras[n], (count, times), device) for n in frames}
     state, state_valid = batch.get("observation.state") if config.state_size else None, None
     if state is not None:
-        state = state.float().unsqueeze(1) if state.ndim == 2 else state.float()
+        state = _numbers(state, config.state_size, times)
+        state = state.unsqueeze(1) if state.ndim == 2 else state
         state_valid = _valid(batch, "observation.state", (count, state.shape[1]), device)
     vectors = {v: _vector(batch, v, count, times) for v in config.vectors if v.key in batch}
     action, task = _action(batch, config), batch.get("task")
@@ -235,12 +242,13 @@ def _past(
 
 def _action(batch: dict, config: HybridConfig) -> Tensor | None:
     action = batch.get("action")
+    action = None if action is None else _numbers(action, config.action_size, config.chunk_size)
     if action is not None and action.shape[-1] != config.action_size:
         raise DatasetError(
             f"hybrid: the batch has {action.shape[-1]} action dimensions, the policy {config.action_size} "
             f"({config.action_feature_names}); choose the policy trained for this arm"
         )
-    return None if action is None else action.float()
+    return action
 
 
 def _labels(batch: dict, count: int) -> dict[str, tuple[Tensor, Tensor] | None]:

@@ -80,8 +80,9 @@ def _columns(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     states, actions, episodes, rows = [], [], [], 0
     for file in sorted((root / "data").rglob("*.parquet")):
         table = pq.read_table(file, columns=["observation.state", "action", "episode_index"])
-        states.append(np.stack(table["observation.state"].to_numpy(zero_copy_only=False)))
-        actions.append(np.stack(table["action"].to_numpy(zero_copy_only=False)))
+        for name, rows_of in (("observation.state", states), ("action", actions)):
+            numbers = np.stack(table[name].to_numpy(zero_copy_only=False))
+            rows_of.append(numbers.reshape(len(table), -1))  # LeRobot stores a column of one as numbers
         episodes.append(table["episode_index"].to_numpy())
         rows += len(table)
         if rows >= MAX_ROWS:

@@ -103,6 +103,13 @@ def test_a_chunk_longer_than_every_episode_has_a_scale(write_dataset):
     assert float(scale.min()) == pytest.approx(1e-3)
 
 
+def test_an_arm_of_one_joint_has_a_scale(write_dataset):
+    """LeRobot stores a column of one number as numbers, not as lists."""
+    states = np.arange(6.0)
+    scale = relative_action_std(write_dataset(states, states + 0.5, [0] * 6), 2)
+    torch.testing.assert_close(scale, torch.tensor([[0.5], [1.5]]))
+
+
 def test_a_folder_without_data_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="no data files under"):
         relative_action_std(tmp_path, 3)

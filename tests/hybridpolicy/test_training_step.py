@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
 
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
@@ -48,6 +49,25 @@ def test_without_a_true_future_actions_are_trained_on_the_start_they_will_find(
     policy.forward(make_batch(16))
     bare = policy.network.start_future(policy.context(make_batch(16, 0))).latents
     assert float((shown[0].latents - bare).std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_arm_of_one_joint_is_read_as_lerobots_loader_gives_it(make_config, make_batch):
+    """A column of one number comes without its own axis."""
+    config = make_config()
+    config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (1,))
+    config.output_features["action"] = PolicyFeature(FeatureType.ACTION, (1,))
+    batch = make_batch(2)
+    states, actions = batch["observation.state"][..., :1], batch["action"][..., :1]
+    for squeezed in (False, True):
+        given = {"observation.state": states, "action": actions}
+        given = {key: x.squeeze(-1) if squeezed else x for key, x in given.items()}
+        sample = present(batch | given, config)
+        assert torch.equal(sample.state, states)
+        assert torch.equal(sample.action, actions)
+    acting = present(make_batch(2, 0) | {"observation.state": states[:, 0]}, config)
+    assert torch.equal(acting.state, states[:, :1])
+    with pytest.raises(DatasetError, match="the batch has 4 action dimensions, the policy 1"):
+        present(batch, config)
 
 
 @pytest.mark.parametrize(("coupling", "law"), ROWS)
