@@ -16,6 +16,11 @@ def joint_names(feature: dict[str, Any] | None) -> list[str] | None:
     return [str(name) for name in names] if names else None
 
 
+def task_texts(meta: Any) -> list[str]:
+    """What a dataset's episodes were asked for; none where nothing was."""
+    return [] if meta.tasks is None else [str(task) for task in meta.tasks.index]
+
+
 def keep_facts(config: HybridConfig, saved: HybridConfig) -> None:
     """Puts into `config` what the weights of a checkpoint are of, as its own configuration `saved` has it: the
     rate, the joints, the words. What a dataset knows is then checked against it, and never put in its place.
@@ -64,7 +69,7 @@ def adopt_dataset(config: HybridConfig, meta: Any) -> None:
         if names:
             setattr(config, field_name, names)
     if config.goal_model == EMBEDDED and not config.lexicon:
-        config.lexicon = words_of([str(task) for task in meta.tasks.index])
+        config.lexicon = words_of(task_texts(meta))
 
 
 def check_source(config: Any, meta: Any, where: str, drop: Sequence[str] = ()) -> None:

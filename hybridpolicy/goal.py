@@ -43,8 +43,9 @@ def build_tokenizer(lexicon: list[str]) -> PreTrainedTokenizerFast:
     """
     if not lexicon:
         raise ConfigurationError(
-            "hybrid: the embedded goal encoder has no words; train on a dataset (its task texts become the "
-            "lexicon), or set lexicon=[…], or name a pretrained goal_model"
+            "hybrid: the embedded goal encoder has no words; train on a dataset with task texts (their words "
+            "become the lexicon), or, where nothing is asked for, set lexicon to any word, as "
+            "lexicon='[\"task\"]', or name a pretrained goal_model"
         )
     vocabulary = {word: i for i, word in enumerate((*_SPECIAL, *dict.fromkeys(w.lower() for w in lexicon)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

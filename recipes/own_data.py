@@ -12,9 +12,11 @@ from embodiments.feetech.calibration import Calibration
 from embodiments.so101.constants import MOTORS, SO101
 from embodiments.spec import EmbodimentSpec
 from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.dataset_facts import task_texts
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.outcome_schema import EVENT, SUCCESS
 from hybridpolicy.training.config import AugmentationConfig, DatasetSource, StageConfig, TrainConfig
+from hybridpolicy.training.decode import height_width
 from hybridpolicy.training.run import read_metadata
 from recipes.arm.record import IDENTITY
 from recipes.commands.data.location import locate
@@ -52,10 +54,12 @@ class DerivedArm:
     frames: int
     tasks: tuple[str, ...]
     has_state: bool
+    depth: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """A few lines for a person."""
         views = ", ".join(f"{key.split('.')[-1]} {w}x{h}" for key, (h, w) in self.cameras.items())
+        depth = f"; not looked at, depth: {', '.join(self.depth)}" if self.depth else ""
         arm = (
             f"{self.known.tag}, known here" if self.known else "not one this project knows; limits unchecked"
         )
@@ -64,7 +68,7 @@ class DerivedArm:
                 f"arm      {self.robot_type} ({arm})",
                 f"joints   {', '.join(self.joints)}",
                 f"units    {self.unit}",
-                f"cameras  {views}",
+                f"cameras  {views}{depth}",
                 f"rate     {self.fps:g} Hz",
                 f"data     {self.episodes} episodes, {self.frames} frames, {len(self.tasks)} instructions",
                 f"held out {_say_held_out(self.episodes, HELD_OUT_SHARE)}",
@@ -79,13 +83,14 @@ def derive_arm(meta: Any) -> DerivedArm:
         DatasetError: no camera, no action, or joint values outside what the known arm of that name can reach.
     """
     features = meta.features
-    if "action" not in features or not meta.camera_keys:
+    colour = [key for key in meta.camera_keys if key not in meta.depth_keys]
+    if "action" not in features or not colour:
         raise DatasetError(
             f"{meta.root}: columns {sorted(features)}; training needs `action` and at least one "
             "observation.images.<name>. Record with lerobot-record"
         )
     joints = _names(features["action"])
-    cameras = {key: _height_width(features[key]) for key in meta.camera_keys}
+    cameras = {key: height_width(features[key]) for key in colour}
     known = next((arm for arm in KNOWN_ARMS if arm.joint_names == joints), None)
     unit = _unit(meta.stats["action"], joints)
     arm = DerivedArm(
@@ -93,13 +98,14 @@ def derive_arm(meta: Any) -> DerivedArm:
         fps=float(meta.fps),
         joints=joints,
         cameras=cameras,
-        state_matches_action=_names(features.get("observation.state") or {}) == joints,
+        state_matches_action=bool(joints) and _names(features.get("observation.state") or {}) == joints,
         unit=unit,
         known=known,
         episodes=meta.total_episodes,
         frames=meta.total_frames,
-        tasks=tuple(str(task) for task in meta.tasks.index),
+        tasks=tuple(task_texts(meta)),
         has_state="observation.state" in features,
+        depth=tuple(key.split(".")[-1] for key in meta.depth_keys),
     )
     if known is not None and unit == "deg":
         _check_ranges(meta, arm, known)
@@ -111,12 +117,6 @@ def _names(feature: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(names, dict):
         names = [name for group in names.values() for name in group]
     return tuple(str(name) for name in names)
-
-
-def _height_width(feature: dict[str, Any]) -> tuple[int, int]:
-    shape, names = tuple(feature["shape"]), list(feature.get("names") or ("height", "width", "channels"))
-    sizes = dict(zip(names, shape, strict=True))
-    return int(sizes["height"]), int(sizes["width"])
 
 
 def _unit(stats: dict[str, Any], joints: tuple[str, ...]) -> str:
@@ -217,7 +217,7 @@ def read_rollouts(given: str, demonstrated: Any) -> DatasetSource:
                 f"rollouts {given}: {what} {found[what]}, and the demonstrations have {wanted[what]}; give "
                 "rollouts of a policy that was trained on these demonstrations"
             )
-    absent = sorted(set(demonstrated.camera_keys) - set(meta.camera_keys))
+    absent = sorted(set(demonstrated.camera_keys) - set(demonstrated.depth_keys) - set(meta.camera_keys))
     if absent:
         raise DatasetError(
             f"rollouts {given}: no {', '.join(absent)}, there are {sorted(meta.camera_keys)}; record them "

@@ -60,6 +60,13 @@ def resolve_root(root: str, repo_id: str | None) -> Path:
         ) from error
 
 
+def height_width(feature: dict[str, Any]) -> tuple[int, int]:
+    """(H, W) in pixels of a camera's column; however its axes are called, only channels may come first."""
+    shape, names = tuple(feature["shape"]), list(feature.get("names") or [])
+    height, width = shape[1:] if names[:1] in (["channels"], ["channel"]) else shape[:2]
+    return int(height), int(width)
+
+
 class DatasetFiles:
     """The files of one dataset folder. Raises DatasetError where they are missing or unreadable."""
 
@@ -90,10 +97,7 @@ class DatasetFiles:
         if camera not in self.cameras:
             present = ", ".join(self.cameras) or "none"
             raise DatasetError(f"{self.root}: no colour camera {camera!r}; present are: {present}")
-        feature = self.meta.features[camera]
-        shape, names = tuple(feature["shape"]), list(feature.get("names") or [])
-        height, width = shape[1:] if names[:1] in (["channels"], ["channel"]) else shape[:2]
-        return int(height), int(width)
+        return height_width(self.meta.features[camera])
 
     def relevant_files(self) -> list[Path]:
         """Every file frames and columns come from, sorted."""

@@ -53,16 +53,17 @@ def build_policy(config: TrainConfig) -> tuple[HybridPolicy, object, object]:
 
 
 def _keep_chosen_cameras(config: HybridConfig, meta: LeRobotDatasetMetadata, cameras: Sequence[str]) -> None:
-    """With `cameras` named by the source, the policy looks through those and no others."""
-    if not cameras or config.input_features:
+    """The policy looks through the cameras named by the source and no others, else through those of colour."""
+    if config.input_features or not (cameras or meta.depth_keys):
         return
     from lerobot.utils.feature_utils import dataset_to_policy_features
 
     features = dataset_to_policy_features(meta.features)
+    seen = set(cameras) or set(meta.camera_keys) - set(meta.depth_keys)
     config.input_features = {
         key: feature
         for key, feature in features.items()
-        if not key.startswith("action") and (key not in meta.camera_keys or key in cameras)
+        if not key.startswith("action") and (key not in meta.camera_keys or key in seen)
     }
 
 

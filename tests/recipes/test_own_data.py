@@ -4,15 +4,20 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lerobot.datasets import LeRobotDataset
 
 from embodiments.feetech.calibration import Calibration, CalibrationError, MotorCalibration
 from embodiments.so101.constants import JOINT_NAMES, MOTORS
+from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.goal import build_tokenizer
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.outcome_schema import FLAGS, STOP_REASON, SUCCESS, outcome_features
 from hybridpolicy.training.run import build_policy
@@ -133,6 +138,82 @@ def test_an_unknown_arm_is_trained_and_said_to_be_unknown(tmp_path):
     assert "limits unchecked" in arm.describe()
     assert "do not tell" in arm.unit
     assert recipe(str(root)).policy.embodiment == "arm"
+
+
+def described(**changes):
+    """Metadata of an arm of two joints, as LeRobot reads it."""
+    joints = {"dtype": "float32", "shape": (2,), "names": ["a.pos", "b.pos"]}
+    picture = {"dtype": "image", "shape": (32, 64, 3), "names": ["height", "width", "channels"]}
+    features = {"observation.images.front": picture, "observation.state": joints, "action": joints}
+    values = {name: np.full(2, value) for name, value in (("min", -50.0), ("max", 50.0))}
+    facts = {
+        "features": features | changes.pop("features", {}),
+        "camera_keys": ["observation.images.front"],
+        "depth_keys": [],
+        "stats": {"action": values},
+        "tasks": pd.DataFrame(index=["push"]),
+        "fps": 10, "robot_type": "x", "total_episodes": 1, "total_frames": 9, "root": "somewhere",
+    }  # fmt: skip
+    return SimpleNamespace(**(facts | changes))
+
+
+def test_joints_without_names_are_not_taken_for_the_same():
+    assert derive_arm(described()).state_matches_action
+    nameless, wider = ({"dtype": "float32", "shape": (n,), "names": None} for n in (2, 3))
+    for state in (nameless, wider, None):
+        meta = described(features={"action": nameless, "observation.state": state})
+        if state is None:
+            del meta.features["observation.state"]
+        assert not derive_arm(meta).state_matches_action
+
+
+def test_pictures_are_read_however_their_axes_are_called():
+    for names, shape in ((["h", "w", "c"], (32, 64, 3)), (None, (32, 64, 3)), (["channels"], (3, 32, 64))):
+        meta = described(features={"observation.images.front": {"shape": shape, "names": names}})
+        assert derive_arm(meta).cameras == {"observation.images.front": (32, 64)}
+
+
+def test_a_dataset_that_asks_for_nothing_says_what_to_do():
+    assert derive_arm(described(tasks=None)).tasks == ()
+    config = HybridConfig()
+    adopt_dataset(config, described(tasks=None))
+    with pytest.raises(ConfigurationError, match="where nothing is asked for, set lexicon to any word"):
+        build_tokenizer(config.lexicon)
+
+
+def test_depth_is_not_looked_at(tmp_path):
+    joints = {"dtype": "float32", "shape": (2,), "names": ["a.pos", "b.pos"]}
+    axes = ["height", "width", "channels"]
+    depth = {"dtype": "image", "shape": (32, 32, 1), "names": axes, "info": {"is_depth_map": True}}
+    features = {
+        "observation.images.depth": depth,
+        "observation.images.front": {"dtype": "image", "shape": (32, 64, 3), "names": axes},
+        "observation.state": joints,
+        "action": joints,
+    }
+    root = tmp_path / "dataset"
+    dataset = LeRobotDataset.create("owner/deep", 10, features, root=root, use_videos=False)
+    for i in range(4):
+        dataset.add_frame(
+            {
+                "observation.images.depth": np.full((32, 32, 1), 500 + i, np.uint16),
+                "observation.images.front": np.full((32, 64, 3), i, np.uint8),
+                "observation.state": np.array([i, -i], np.float32),
+                "action": np.array([i, -i], np.float32),
+                "task": "push",
+            }
+        )
+    dataset.save_episode()
+    dataset.finalize()
+    arm = read_arm(str(root))
+    assert (list(arm.cameras), arm.depth) == (["observation.images.front"], ("depth",))
+    assert "front 64x32; not looked at, depth: depth" in arm.describe()
+    config = recipe(str(root))
+    assert config.policy.image_size == [96, 192]
+    config = replace(config, policy=replace(config.policy, device="cpu", width=32, depth=1))
+    policy = build_policy(config)[0]
+    assert policy.config.cameras == {"front": "observation.images.front"}
+    assert policy.config.state_size == policy.config.action_size == 2
 
 
 def test_the_recipe_alone_says_how_to_use_it():
