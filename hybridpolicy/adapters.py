@@ -22,7 +22,9 @@ FACTS_FILE = "embodiment.json"
 
 
 def _lora_names(policy: HybridPolicy, tag: str) -> list[str]:
-    return [name for name in policy.network.state_dict() if "lora_" in name and f".{tag}." in name]
+    """Of one adapter; its tag stands behind lora_A or lora_B, before it a module may be called the same."""
+    names = policy.network.state_dict()
+    return [name for name in names if f".{tag}." in name.partition("lora_")[2]]
 
 
 def _inject(policy: HybridPolicy, tag: str, rank: int) -> None:

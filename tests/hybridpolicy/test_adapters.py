@@ -141,6 +141,16 @@ def test_the_adapter_loaded_last_is_the_active_one(base, adapted, make_batch):
     assert not torch.equal(expected["koch"], expected["so101"])
 
 
+def test_a_tag_may_be_the_name_of_a_module(base, adapted, stats, tmp_path):
+    """`action` is in the name of every LoRA layer: an adapter of that tag took those of all others."""
+    policy, _ = adapted("koch")
+    add_adapter(policy, "action")
+    save_adapter(policy, tmp_path / "action", *make_hybrid_pre_post_processors(policy.config, stats))
+    weights = load_file(tmp_path / "action" / "adapter_model.safetensors")
+    assert not any(".koch." in name for name in weights)
+    assert load_adapter(HybridPolicy.from_pretrained(base), tmp_path / "action") == "action"
+
+
 @pytest.mark.parametrize(
     ("tag", "message"),
     [("arm", "already has an embodiment of that name"), ("so-101", "letters, digits and underscores")],
