@@ -94,7 +94,7 @@ class _Pool:
 
     def __init__(self, rows: NDArray[np.int64], weights: NDArray[np.float64] | None) -> None:
         self._rows = rows
-        self._upper = None if weights is None or not weights[rows].any() else np.cumsum(weights[rows])
+        self._upper = None if weights is None else np.cumsum(weights[rows])
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         if self._upper is None:
@@ -119,7 +119,9 @@ class SourceReader:
         self._outcomes = self._label_outcomes()
         weights = self._frame_weights()
         onsets = self.rows[self.rows - self._first_row[self.rows] < source.onset_frames]
-        self._all, self._onsets = _Pool(self.rows, weights), _Pool(onsets, weights)
+        self._all = _Pool(self.rows, weights)
+        drawn = weights is None or bool(weights[onsets].any())
+        self._onsets = _Pool(onsets, weights) if drawn else self._all  # never a frame that weighs nothing
 
     def _label_outcomes(self) -> tuple[Tensor, Tensor] | None:
         if not self.source.outcomes:

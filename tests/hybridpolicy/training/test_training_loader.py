@@ -289,6 +289,10 @@ def test_frames_are_drawn_in_proportion_to_their_weights(video_dataset, cache_di
     np.testing.assert_allclose(drawn[:2], [5000, 3000], rtol=0.1)  # half by weight, half the first frame
     assert drawn.sum() == drawn[:2].sum()
     assert part.left_out().draw_rows(np.random.default_rng(0), 500).min() >= LENGTHS[0]  # evenly again
+    weights[0] = 0.0  # no first frame weighs anything: there is none to draw more often
+    np.save(file, weights)
+    (rest,) = open_readers([chosen], WINDOW, cache_dir)
+    assert set(rest.draw_rows(np.random.default_rng(0), 500)) == {1}
 
     for wrong in (weights[:-1], -weights, weights * np.nan):
         np.save(file, wrong)
