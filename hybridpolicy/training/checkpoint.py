@@ -95,7 +95,7 @@ class CheckpointStore:
             seal(partial)
             self._put_in_place(partial, target)
             self._point_last_to(target.name)
-            self._prune()
+            self._prune(target.name)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise self._write_error(target, error) from error
@@ -132,8 +132,10 @@ class CheckpointStore:
         link.replace(self.root / LAST)
         _sync(self.root)
 
-    def _prune(self) -> None:
-        for name in self.complete_names()[: -self.keep_last]:
+    def _prune(self, newest: str) -> None:
+        # Those beyond it are damaged, or the run would have gone on from them: they count for nothing.
+        names = [name for name in self.complete_names() if name <= newest]
+        for name in names[: -self.keep_last]:
             (self.root / name).rename(self.root / f".{name}{_REMOVED}")
         for path in self.root.glob(f".*{_REMOVED}"):
             shutil.rmtree(path)

@@ -112,3 +112,13 @@ def test_a_really_full_disk(tmp_path):
         assert store.newest() == good
     finally:
         os.system(f"umount {mount}")
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(tmp_path):
+    """A run resumed before it may write at other numbers, by another save_every_samples or time limit."""
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=2)
+    store.write(200, fill, 10)
+    (store.write(300, fill, 10) / "manifest.json").unlink()
+    store = CheckpointStore(store.root, keep_last=1)
+    path = store.write(250, fill, 10)
+    assert store.newest() == path == (store.root / "last").resolve()
