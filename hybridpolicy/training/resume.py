@@ -97,10 +97,22 @@ def fill_checkpoint(
     pretrained = folder / PRETRAINED_DIR
     with average.applied():
         policy.save_pretrained(pretrained)
+        _save_adapter(policy, pretrained, processors)
     for processor in processors:
         _save_processor(processor, pretrained)
     save_recipe(config, pretrained / RECIPE_FILE)
     save_state(state, folder / STATE_DIR)
+
+
+def _save_adapter(policy: Any, folder: Path, processors: Sequence[Any]) -> None:
+    """Beside the base, which is exported as if it had none, the adapter that was trained on it, if any."""
+    tag = getattr(policy.config, "embodiment", None)
+    if tag == getattr(policy, "base_embodiment", tag):
+        return
+    from hybridpolicy.adapters import save_adapter
+
+    own = [each[tag] if isinstance(each, Mapping) else each for each in processors]
+    save_adapter(policy, folder / EMBODIMENTS_DIR / tag, *own)
 
 
 def _save_processor(processor: Any, folder: Path) -> None:

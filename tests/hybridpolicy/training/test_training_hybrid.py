@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from safetensors.torch import load_file
 from tiny_training import CAMERAS, SIZE, STATE, make_dataset
 
+from hybridpolicy.adapters import add_adapter, load_adapter
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import CheckpointError, CollapseError, DatasetError
 from hybridpolicy.modeling_hybrid import HybridPolicy
@@ -46,7 +48,9 @@ def make_run(root, output_dir, cache_dir, beside=()):
         policy=config,
         stages=[
             StageConfig("video", samples=32, batch_size=8, lr=1e-3, sources=[video]),
-            StageConfig("act", samples=64, batch_size=8, lr=1e-3, sources=[labelled, *beside], trunk_lr_scale=0.3),
+            StageConfig(
+                "act", samples=64, batch_size=8, lr=1e-3, sources=[labelled, *beside], trunk_lr_scale=0.3
+            ),
         ],
         output_dir=str(output_dir),
         cache_dir=str(cache_dir),
@@ -141,6 +145,25 @@ def test_the_exported_policy_loads_and_acts(root, tmp_path):
     batch = {name: torch.rand(1, 3, SIZE, SIZE) for name in CAMERAS}
     batch |= {"observation.state": torch.zeros(1, STATE), "task": ["task 0"]}
     assert policy.select_action(batch).shape == (1, STATE)
+
+
+def test_an_adapter_is_exported_beside_its_base(root, tmp_path):
+    plain = make_run(root, tmp_path / "plain", tmp_path / "cache")
+    policy, config = plain.policy, replace(plain.config, stages=plain.config.stages[1:])
+    add_adapter(policy, "koch")
+    summary = Trainer(config, policy, *plain.processors).run()
+    exported = HybridPolicy.from_pretrained(summary.policy_path)
+    batch = {key: torch.rand(1, 3, SIZE, SIZE) for key in CAMERAS} | {"task": ["task 0"]}
+    batch["observation.state"] = torch.zeros(1, STATE)
+    base = exported.predict_action_chunk(batch)
+    assert load_adapter(exported, summary.policy_path / "embodiments" / "koch") == "koch"
+    exported.reset()
+    adapted = exported.predict_action_chunk(batch)
+    assert not torch.equal(adapted, base)
+    averaged = load_file(summary.checkpoint / "training_state" / "average.safetensors")
+    trained = {name: x for name, x in exported.state_dict().items() if ".koch." in name and name in averaged}
+    assert any("lora_B" in name and x.any() for name, x in trained.items())
+    assert all(torch.equal(x, averaged[name]) for name, x in trained.items())
 
 
 def test_latents_that_have_become_alike_end_the_run(root, tmp_path):
