@@ -132,7 +132,7 @@ def _vector(batch: dict, vector: VectorKey, count: int, times: int) -> Tensor:
 
 
 def _numbers(value: Tensor, size: int, times: int) -> Tensor:
-    """A state or chunk as floats. Of one number, LeRobot's loader leaves out the last axis: (B, n) → (B, n, 1)."""
+    """A state or chunk as floats; of one number LeRobot's loader gives (B, n), here it is (B, n, 1)."""
     alone = size == 1 and value.shape[1:] in ((), (times,))
     return value.float().reshape(len(value), -1, 1) if alone else value.float()
 

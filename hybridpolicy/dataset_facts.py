@@ -22,8 +22,8 @@ def task_texts(meta: Any) -> list[str]:
 
 
 def keep_facts(config: HybridConfig, saved: HybridConfig) -> None:
-    """Puts into `config` what the weights of a checkpoint are of, as its own configuration `saved` has it: the
-    rate, the joints, the words. What a dataset knows is then checked against it, and never put in its place.
+    """Puts into `config` what the weights of a checkpoint are of, as its own configuration `saved` has it:
+    rate, joints, words. What a dataset knows is then checked against it, and never put in its place.
 
     Raises:
         ConfigurationError: `config` names other words.
@@ -84,13 +84,13 @@ def check_source(config: Any, meta: Any, where: str, drop: Sequence[str] = ()) -
     fps = getattr(config, "fps", None)
     if fps is not None and abs(fps - float(meta.fps)) > 1e-6:
         raise DatasetError(
-            f"{where}: recorded at {float(meta.fps):g} Hz, and the policy learns {fps:g} Hz; chunks and world "
-            "offsets count frames. Resample it, or leave it out"
+            f"{where}: recorded at {float(meta.fps):g} Hz, and the policy learns {fps:g} Hz; chunks and "
+            "world offsets count frames. Resample it, or leave it out"
         )
     for key, known in (("action", "action_feature_names"), ("observation.state", "state_feature_names")):
         names, wanted = joint_names(meta.features.get(key)), getattr(config, known, None)
         if key not in drop and names and wanted and names != list(wanted):
             raise DatasetError(
-                f"{where}: {key} is {names}, and the policy learns {list(wanted)}; joints are matched by name "
-                f"and order. Leave it out, or drop {key!r}"
+                f"{where}: {key} is {names}, and the policy learns {list(wanted)}; joints are matched by "
+                f"name and order. Leave it out, or drop {key!r}"
             )

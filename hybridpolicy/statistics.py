@@ -54,8 +54,8 @@ def mean_std(stats: dict[str, dict[str, Any]], key: str, size: int) -> tuple[Ten
 def normalisation(
     stats: dict[str, dict[str, Any]], key: str, size: int, mode: NormalizationMode
 ) -> tuple[Tensor, Tensor]:
-    """(size,) what the pipeline takes off a column and what it then divides by: its mean and standard deviation,
-    or the middle and half the width of the range that becomes −1 … 1.
+    """(size,) what the pipeline takes off a column and what it then divides by: its mean and standard
+    deviation, or the middle and half the width of the range that becomes −1 … 1.
 
     Raises:
         ConfigurationError: as `mean_std`; or the statistics lack what the mode needs.

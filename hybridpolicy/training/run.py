@@ -53,7 +53,7 @@ def build_policy(config: TrainConfig) -> tuple[HybridPolicy, object, object]:
 
 
 def _keep_chosen_cameras(config: HybridConfig, meta: LeRobotDatasetMetadata, cameras: Sequence[str]) -> None:
-    """The policy looks through the cameras named by the source and no others, else through those of colour."""
+    """The policy looks through the cameras named by the source and no others, else through all but depth."""
     if config.input_features or not (cameras or meta.depth_keys):
         return
     from lerobot.utils.feature_utils import dataset_to_policy_features

@@ -24,7 +24,13 @@ from hybridpolicy.training.config import StageConfig, TrainConfig
 from hybridpolicy.training.feed import Feed, Processors
 from hybridpolicy.training.loader import Batch, MixtureLoader
 from hybridpolicy.training.metrics import METRICS_FILE, MetricsFile
-from hybridpolicy.training.resume import capture, check_same_run, check_same_statistics, fill_checkpoint, restore
+from hybridpolicy.training.resume import (
+    capture,
+    check_same_run,
+    check_same_statistics,
+    fill_checkpoint,
+    restore,
+)
 from hybridpolicy.training.schedule import parameter_groups, schedule
 from hybridpolicy.training.state import Position, StageResult
 

@@ -201,7 +201,9 @@ def test_going_on_from_a_policy_keeps_its_words_and_its_rate(checkpoint, make_co
         recipe = fresh_config(make_config, pretrained_path=str(checkpoint), **given)
         with pytest.raises(ConfigurationError, match="made for 10 Hz and the dataset is 30 Hz"):
             lerobot_make_policy(recipe, ds_meta=meta(stats, fps=30))
-    recipe = fresh_config(make_config, pretrained_path=str(checkpoint), lexicon=["the", "red", "cube", "push"])
+    recipe = fresh_config(
+        make_config, pretrained_path=str(checkpoint), lexicon=["the", "red", "cube", "push"]
+    )
     with pytest.raises(ConfigurationError, match=r"the checkpoint's 4, not the same: \['block', 'cube'\]"):
         lerobot_make_policy(recipe, ds_meta=other)
 
