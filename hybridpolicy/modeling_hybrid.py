@@ -149,7 +149,7 @@ class HybridPolicy(PreTrainedPolicy):
         for name, key, value, where in wanted:
             if getattr(config, name) > 0 and value is None:
                 logger.warning(
-                    "hybrid: %s = %g, and the batches hold no %s: training goes on without that loss (%s)",
+                    "hybrid: %s = %g; demonstrations hold no %s: that loss learns nothing from them (%s)",
                     name, getattr(config, name), key, where,
                 )  # fmt: skip
 
