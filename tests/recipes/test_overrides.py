@@ -52,6 +52,36 @@ def test_the_field_decides_how_text_is_read(assignment, read):
     assert read(override(Config(), [assignment]))
 
 
+@dataclass(frozen=True)
+class Pair:
+    names: tuple[str, ...] = ()
+    offsets: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if bool(self.names) != bool(self.offsets):
+            raise ValueError("names and offsets only go together")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    pair: Pair = field(default_factory=Pair)
+    all: list[Pair] = field(default_factory=lambda: [Pair()])
+
+
+@pytest.mark.parametrize("where", ["pair", "all.0"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_fields_that_only_go_together_can_be_set_in_any_order(where, swapped):
+    assignments = [f'{where}.names=["past"]', f"{where}.offsets=[-4]"]
+    changed = override(Pairs(), assignments[::-1] if swapped else assignments)
+    pair = changed.pair if where == "pair" else changed.all[0]
+    assert pair == Pair(("past",), (-4,))
+
+
+def test_a_field_set_as_a_whole_and_in_part_is_refused():
+    with pytest.raises(CommandError, match=r"--set policy\.width: it is set as a whole and in part"):
+        override(Config(), ["policy.width=3", "policy={}"])
+
+
 def test_later_assignments_win_and_the_original_stays():
     config = Config()
     changed = override(config, ["policy.width=64", "name=b", "policy.width=32"])
