@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipes.commands import overrides
+from recipes.commands import coupling, overrides
 from recipes.commands.failures import CommandError
 
 OWN_DATA_RECIPE = "own_data"
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             print(describe_rollouts(rollouts))
     else:
         config = get_recipe(args.recipe)(*output)
-    config = overrides.override(config, args.set)
+    config = _set(config, args.set)
     if args.dry_run:
         from hybridpolicy.training.config import encode_recipe
 
@@ -80,6 +80,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     job = None if args.dataset else get_job(args.recipe)
     return train(config, resume=args.resume, job=job)
+
+
+def _set(config: Any, assignments: list[str]) -> Any:
+    """`config` with the assignments of --set, and with what follows from a coupling among them."""
+    config = overrides.override(config, coupling.complete(config, assignments))
+    if any(assignment.startswith(f"{coupling.COUPLING}=") for assignment in assignments):
+        config, idle = coupling.leave_out_idle_stages(config)
+        for name in idle:
+            print(
+                f"stage    {name} left out: coupling {config.policy.coupling} learns nothing from its video"
+            )
+    return config
 
 
 def train(config: Any, *, resume: bool, job: Callable[..., Path] | None = None) -> int:

@@ -15,6 +15,7 @@ from lerobot.datasets import LeRobotDataset
 from embodiments.feetech.calibration import Calibration, CalibrationError, MotorCalibration
 from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from hybridpolicy.configuration_hybrid import HybridConfig
+from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset
 from hybridpolicy.errors import ConfigurationError, DatasetError
 from hybridpolicy.goal import build_tokenizer
@@ -83,6 +84,29 @@ def test_the_run_follows_from_the_dataset(recording):
     assert (policy.waypoint_offsets, policy.waypoint_weight) == ([12, 24, 36, 48, 60], 4.0)
     assert [stage.name for stage in config.stages] == ["world", "policy"]
     assert config.stages[-1].sources[0].onset_share == 0.0  # one instruction: nothing to tell apart
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_every_coupling_can_be_set_by_its_name_alone(recording, capsys, coupling):
+    row = COUPLINGS[coupling]
+    assert main(["train", "--dataset", str(recording), "--dry-run", f"--set=policy.coupling={coupling}"]) == 0
+    shown = capsys.readouterr().out
+    resolved = json.loads(shown[shown.index("{\n") :])
+    assert (resolved["policy"]["coupling"], resolved["policy"]["imagine"]) == (coupling, row.imagine[0])
+    assert [stage["name"] for stage in resolved["stages"]] == ["world", "policy"][not row.generative :]
+    assert (f"world left out: coupling {coupling}" in shown) == (not row.generative)
+
+
+def test_an_imagine_that_was_asked_for_is_never_changed(recording, capsys):
+    given = ["--set=policy.coupling=features", "--set=policy.imagine=never"]
+    assert main(["train", "--dataset", str(recording), "--dry-run", *given]) == 2
+    assert "coupling = features offers imagine = always, not 'never'" in capsys.readouterr().err
+
+
+def test_the_past_is_set_as_its_page_says(recording, capsys):
+    given = ['--set=policy.optional_context=["past"]', "--set=policy.past_offsets=[-12, -6]"]
+    assert main(["train", "--dataset", str(recording), "--dry-run", *given]) == 0
+    assert '"past_offsets": [' in capsys.readouterr().out
 
 
 SMALL = [f"--set=stages.{stage}.{size}" for stage in (0, 1) for size in ("samples=32", "batch_size=16")]
