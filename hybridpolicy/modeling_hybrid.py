@@ -65,7 +65,7 @@ class HybridPolicy(PreTrainedPolicy):
         self.register_buffer("train_step", torch.zeros((), dtype=torch.int64))
         if dataset_stats is not None:
             self.set_statistics(dataset_stats, dataset_meta)
-        self._checked = self._labels_checked = False
+        self._checked = self._labels_checked = self.outcomes_elsewhere = False
         self._rate = RateWatch()
         self.reset()
 
@@ -130,15 +130,14 @@ class HybridPolicy(PreTrainedPolicy):
         return objective(sample, step, future)
 
     def _report_missing_labels(self, sample: Sample) -> None:
-        """Says once what this data cannot train: auxiliary losses (a real arm knows no object positions), and
-        optional context.
-        """
+        """Says once what this data cannot train: auxiliary losses (of a real arm: objects), named context."""
         self._labels_checked = True
         config = self.config
+        outcome = self.outcomes_elsewhere or sample.outcome  # the trainer knows of sources beside this one
         wanted = (
             ("waypoint_weight", "waypoints", sample.waypoints, "`hybridpolicy train` gives them"),
             ("change_weight", "frames ahead", sample.ahead or None, "`hybridpolicy train` gives them"),
-            ("outcome_weight", "outcome.labels", sample.outcome, "set DatasetSource.outcomes"),
+            ("outcome_weight", "outcome.labels", outcome, "set DatasetSource.outcomes"),
             ("objects_weight", "privileged.objects", sample.objects, "a simulator's recording has it"),
         )
         for entry in absent_entries(sample, config):

@@ -76,4 +76,7 @@ def train_recipe(
         HybridPolicyError: see `Trainer.run`; the message says what to do.
     """
     policy, pre, post = build_policy(config)
+    if getattr(config.policy, "outcome_weight", 0.0) > 0:
+        told = any(source.outcomes for stage in config.stages for source in stage.sources)
+        policy.outcomes_elsewhere = told  # demonstrations beside rollouts need not say how they ended
     return Trainer(config, policy, pre, post, progress).run()

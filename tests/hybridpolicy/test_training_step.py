@@ -123,6 +123,14 @@ def test_labels_the_data_does_not_hold_are_named_once(make_policy, make_batch, c
     assert not any("training goes on without" in text for text in messages)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_outcomes_are_missed_only_where_no_source_tells_them(make_policy, make_batch, caplog, elsewhere):
+    policy = make_policy(outcome_weight=0.3).train()
+    policy.outcomes_elsewhere = elsewhere
+    policy.forward(make_batch(4))
+    assert ("hold no outcome.labels" in caplog.text) == (not elsewhere)
+
+
 @pytest.mark.parametrize(("coupling", "law"), ROWS)
 def test_padded_values_change_nothing(make_policy, make_batch, coupling, law):
     """Neither loss nor gradients: a padded end of an episode is not a still video with a still arm."""

@@ -290,12 +290,15 @@ def test_rollouts_teach_how_tries_end_and_not_what_to_do(recording, rollouts):
     assert plain.stages[0] == config.stages[0]
 
 
-def test_one_command_trains_heads_and_goes_on_from_a_policy_with_heads(recording, rollouts, tmp_path, capsys):
+def test_one_command_trains_heads_and_goes_on_from_a_policy_with_heads(
+    recording, rollouts, tmp_path, capsys, caplog
+):
     asked = ["train", "--dataset", str(recording), "--rollouts", str(rollouts), *SMALL, "--set=log_every=1"]
     asked += ["--set=validate_every_samples=96", "--set=stages.1.samples=96"]
     asked += [f"--set=cache_dir={tmp_path}/cache"]
     assert main([*asked, "--output", str(tmp_path / "first")]) == 0
     assert f"rollouts {rollouts}: held out 1 of 5 episodes" in capsys.readouterr().out
+    assert "hold no outcome.labels" not in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "first/metrics.jsonl").read_text().splitlines()]
     assert any("outcome_loss" in line for line in lines)
     assert any("held_out_success_brier" in line for line in lines)
