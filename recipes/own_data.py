@@ -1,6 +1,7 @@
 """Your own recordings: the arm is read from the dataset, shown, checked, and a fitting run is made."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +108,8 @@ def derive_arm(meta: Any) -> DerivedArm:
         has_state="observation.state" in features,
         depth=tuple(key.split(".")[-1] for key in meta.depth_keys),
     )
+    if known is not None:
+        _check_radians(meta, arm, known)
     if known is not None and unit == "deg":
         _check_ranges(meta, arm, known)
     return arm
@@ -128,6 +131,18 @@ def _unit(stats: dict[str, Any], joints: tuple[str, ...]) -> str:
     if max(np.abs(low).max(), np.abs(high).max()) > 100.5:
         return "deg"
     return "deg or ±100 (no joint left ±100, so the values do not tell)"
+
+
+def _check_radians(meta: Any, arm: DerivedArm, known: EmbodimentSpec) -> None:
+    """A recording of an arm driven in degrees that hardly moves is in radians; `arm run` would refuse it."""
+    body = [i for i, name in enumerate(arm.joints) if "gripper" not in name]
+    ends = (np.asarray(meta.stats["action"][key], float).flatten()[body] for key in ("min", "max"))
+    most = max(float(np.abs(end).max()) for end in ends)
+    if most <= math.pi:
+        raise DatasetError(
+            f"{meta.root}: no joint was commanded beyond ±{most:.2f}, which are radians; the {known.tag} "
+            "takes degrees (LeRobot's use_degrees). Convert the dataset, or record again"
+        )
 
 
 def _check_ranges(meta: Any, arm: DerivedArm, known: EmbodimentSpec) -> None:

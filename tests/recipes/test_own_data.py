@@ -151,6 +151,14 @@ def test_values_out_of_the_arms_reach_are_refused(tmp_path):
         recipe(str(root))
 
 
+def test_radians_are_refused_before_anything_is_trained(tmp_path):
+    root = record(tmp_path / "radians", reach=1.9, episodes=1)
+    with pytest.raises(
+        DatasetError, match=r"no joint was commanded beyond ±2\.\d+, which are radians; .*degrees"
+    ):
+        recipe(str(root))
+
+
 def test_an_unknown_arm_is_trained_and_said_to_be_unknown(tmp_path):
     names = [f"joint_{i}.pos" for i in range(4)]
     root = record(tmp_path / "other", joints=names, reach=60.0, episodes=1)
