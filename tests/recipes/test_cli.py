@@ -136,6 +136,23 @@ def test_an_unknown_recipe_gets_the_nearest_names(capsys, monkeypatch, tmp_path)
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--tasks", "pusch", "--episodes", "1"],
+            r"--tasks pusch: no task 'pusch' of the so101; did you mean 'push'\?",
+        ),
+        (["--episodes", "0"], r"--episodes 0: keep 1 or more of each task"),
+    ],
+)
+def test_a_recording_that_cannot_be_is_refused_in_words_of_its_options(given, message, tmp_path, capsys):
+    output = tmp_path / "recorded"
+    assert main(["data", "record", *given, "--output", str(output)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not output.exists()
+
+
 def test_a_run_is_never_continued_or_mixed_by_accident(tmp_path, monkeypatch, capsys):
     config = SimpleNamespace(output_dir=str(tmp_path))
     monkeypatch.setattr("recipes.registry.get_recipe", lambda name: lambda: config)

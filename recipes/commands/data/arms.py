@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybridpolicy.errors import allowed
+from recipes.commands.failures import CommandError
+
 Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
 SO101_TASKS = ("touch", "push", "bin", "absent")
 
@@ -24,8 +27,14 @@ def demonstrate_so101(
 ) -> Recorded:
     """Demonstrations of the simulated SO-101 by its scripted expert, families drawn alike."""
     from embodiments.so101.recording import record_demonstrations
+    from embodiments.so101.twin.language import FAMILIES
 
-    families = tuple(tasks.split(",")) if tasks else SO101_TASKS
+    families = tuple(dict.fromkeys(tasks.split(","))) if tasks else SO101_TASKS
+    for family in families:
+        if family not in FAMILIES:
+            raise CommandError(
+                f"--tasks {tasks}: no task {family!r} of the so101; {allowed(family, FAMILIES)}"
+            )
     weights = dict.fromkeys(families, 1.0)
     summary = record_demonstrations(
         root, episodes * len(families), seed=seed, weights=weights, progress=progress

@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from recipes.commands.data.arms import DEMONSTRATE
+from recipes.commands.failures import CommandError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arm", choices=tuple(DEMONSTRATE), default="so101", help="default: %(default)s")
     parser.add_argument("--tasks", metavar="NAMES", help="comma-separated; default: the arm's standard tasks")
     parser.add_argument(
-        "--episodes", type=int, required=True, metavar="N", help="successes to keep of each task"
+        "--episodes",
+        type=int,
+        required=True,
+        metavar="N",
+        help="successes to keep of each task; of so101's on average, for they are drawn alike",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the new dataset")
     parser.add_argument("--seed", type=int, default=0, help="of the first reset; default: %(default)s")
@@ -32,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Records until N demonstrations of each task succeeded."""
     from recipes.commands.progress import progress
 
+    if args.episodes < 1:
+        raise CommandError(f"--episodes {args.episodes}: keep 1 or more of each task")
     with progress("recording", total=args.episodes, unit="episodes") as bar:
         summary = DEMONSTRATE[args.arm](Path(args.output), args.tasks, args.episodes, args.seed, bar.update)
     left_out = ", ".join(f"{count} of {task}" for task, count in summary.failures.items() if count) or "none"
