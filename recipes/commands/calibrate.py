@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imagine-rate", required=True, type=float, metavar="R", help="share of plans, 0 to 1"
     )
-    parser.add_argument("--episodes", type=int, default=48, help="rolled out; default: %(default)s")
+    parser.add_argument(
+        "--episodes", type=int, default=48, help="rolled out, equally many of each task; default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=100_000, help="of the first scene; default: %(default)s")
     parser.add_argument("--dry-run", action="store_true", help="measure, store nothing")
 
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from hybridpolicy.evaluation.calibration import calibrate_imagination, store_imagination
     from recipes.commands.progress import progress
 
+    environment.check_episodes(args)
     settings = environment.settings(args)
     with progress("rolling out", args.episodes, "episodes") as bar:
         calibration = calibrate_imagination(

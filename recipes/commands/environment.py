@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from recipes.commands.failures import CommandError
+
 
 def add_arguments(parser: argparse.ArgumentParser, tasks: str = "all tasks of the environment") -> None:
     """Adds `--env`, `--tasks` and `--env-set`. tasks: what is played by default, in words."""
@@ -37,3 +39,9 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
     owner = environment_type(args.env)
     return read_fields(owner, args.env_set, "--env-set") if args.env_set else {}
+
+
+def check_episodes(args: argparse.Namespace) -> None:
+    """Raises CommandError for less than one episode."""
+    if args.episodes < 1:
+        raise CommandError(f"--episodes {args.episodes}: play 1 or more")

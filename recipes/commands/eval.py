@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     environment.add_arguments(parser)
     parser.add_argument(
-        "--episodes", type=int, default=90, metavar="N", help="resets in all; default: %(default)s"
+        "--episodes",
+        type=int,
+        default=90,
+        metavar="N",
+        help="resets in all, equally many of each task; default: %(default)s",
     )
     parser.add_argument("--seed", type=int, default=1000, help="of the first reset; default: %(default)s")
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
@@ -40,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import lerobot_policy_hybrid
 
     planning.check(args)
+    environment.check_episodes(args)
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.evaluation import evaluate_policy
     from hybridpolicy.evaluation.acting import Actor

@@ -153,6 +153,13 @@ def test_a_recording_that_cannot_be_is_refused_in_words_of_its_options(given, me
     assert not output.exists()
 
 
+@pytest.mark.parametrize("command", ["eval", "calibrate"])
+def test_no_episodes_are_no_measurement(command, capsys):
+    rate = ["--imagine-rate", "0.2"] if command == "calibrate" else []
+    assert main([command, "--policy", "none", "--env", "so101_twin", "--episodes", "0", *rate]) == 2
+    assert f"{command}: --episodes 0: play 1 or more" in capsys.readouterr().err
+
+
 def test_a_run_is_never_continued_or_mixed_by_accident(tmp_path, monkeypatch, capsys):
     config = SimpleNamespace(output_dir=str(tmp_path))
     monkeypatch.setattr("recipes.registry.get_recipe", lambda name: lambda: config)
