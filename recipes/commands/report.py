@@ -45,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f"{source}, line {error.lineno}: not JSON ({error.msg}); give a report.json"
         ) from error
+    if not isinstance(report, dict) or not isinstance(report.get("success"), dict):
+        raise CommandError(
+            f"{source} is not the report of a run: it says nothing of `success`; give the report.json that "
+            "`quickstart` or `train --recipe` wrote"
+        )
     metrics = read_metrics(args.metrics) if args.metrics else ()
     print(f"report: {write_report_html(page, report, metrics=metrics)}")
     return 0

@@ -160,6 +160,13 @@ def test_no_episodes_are_no_measurement(command, capsys):
     assert f"{command}: --episodes 0: play 1 or more" in capsys.readouterr().err
 
 
+def test_a_measurement_is_told_from_a_report(tmp_path, capsys):
+    (tmp_path / "control.json").write_text('{"rows": []}')
+    assert main(["report", str(tmp_path / "control.json")]) == 2
+    assert "control.json is not the report of a run" in capsys.readouterr().err
+    assert not (tmp_path / "control.html").exists()
+
+
 def test_a_run_is_never_continued_or_mixed_by_accident(tmp_path, monkeypatch, capsys):
     config = SimpleNamespace(output_dir=str(tmp_path))
     monkeypatch.setattr("recipes.registry.get_recipe", lambda name: lambda: config)
