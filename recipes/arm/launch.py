@@ -34,7 +34,14 @@ from recipes.arm.checks import (
 from recipes.arm.errors import ArmRunError
 from recipes.arm.judge import Judge, PersonJudge
 from recipes.arm.policy import Observation, PolicyFacts, PolicyProcess
-from recipes.arm.record import CONTROL_LOG, Recorder, identity, run_folder, write_identity
+from recipes.arm.record import (
+    CONTROL_LOG,
+    Recorder,
+    discard_unbegun,
+    identity,
+    run_folder,
+    write_identity,
+)
 from recipes.arm.session import STOPPED_BY_KEY, EpisodeResult, Session, stop_on_key
 from recipes.arm.setup import RunSettings
 from recipes.arm.view import Key, View
@@ -96,6 +103,7 @@ def run_policy(
             stack.callback(policy.close)
         if settings.record is not None and not dry_run:
             result.folder = run_folder(settings.record)
+            stack.callback(discard_unbegun, result.folder)
         cameras = Cameras(settings.find_cameras())
         stack.callback(cameras.close)
         spec = settings.control_spec(result.folder / CONTROL_LOG if result.folder else None)

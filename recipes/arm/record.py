@@ -57,6 +57,12 @@ def run_folder(root: Path) -> Path:
     raise ArmRunError(f"{root}: a thousand runs began within this second; choose another --record folder")
 
 
+def discard_unbegun(folder: Path) -> None:
+    """Removes the folder of a run that was refused: it never got an identity, and nothing was energised."""
+    if not (folder / IDENTITY).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def dataset_features(joints: Sequence[str], shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, Any]:
     """LeRobot's feature dictionary; joints by LeRobot's names, cameras name → (H, W, 3)."""
     numbers = {"dtype": "float32", "shape": (len(joints),), "names": list(joints)}

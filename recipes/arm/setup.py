@@ -95,6 +95,11 @@ class RunSettings:
         for place in places:
             if place.is_file():
                 return place
+        if not Path(self.port).exists():
+            raise CheckFailed(
+                f"{self.port}: no such port; plug the arm in and see what `lerobot-find-port` names, or "
+                "start a simulated arm with `hybridpolicy arm twin so101`"
+            )
         raise CheckFailed(
             f"{self.port}: no calibration of {self.robot_id!r} in {', '.join(map(str, places))}; give --id "
             "as at lerobot-calibrate, or --calibration FILE"

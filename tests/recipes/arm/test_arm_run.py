@@ -16,7 +16,7 @@ from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from firmware_bridge.safety import State
 from hybridpolicy.errors import CheckpointError
 from hybridpolicy.planner import PlannerSettings
-from recipes.arm.errors import PolicyGone
+from recipes.arm.errors import CheckFailed, PolicyGone
 from recipes.arm.launch import run_policy
 from recipes.arm.policy import Planning, PolicyProcess
 from recipes.arm.setup import RunSettings
@@ -245,13 +245,15 @@ def test_the_emergency_stop_key_works_on_the_way_to_the_start(twin, settings, wa
     ("given", "error", "message"),
     [
         ({"policy": "nowhere"}, CheckpointError, "no policy here"),
+        ({"port": "/dev/none"}, CheckFailed, "/dev/none: no such port; .*lerobot-find-port"),
         ({"rate_hz": 10.0, "port": "/dev/none", "calibration": "own"}, PortUnavailable, "/dev/none"),
     ],
 )
-def test_what_cannot_run_is_refused_before_torque(twin, settings, watched, given, error, message):
+def test_what_cannot_run_is_refused_before_torque(twin, settings, watched, given, error, message, tmp_path):
     if given.get("calibration"):
         frames = {name: {"type": "twin", "path": path} for name, path in twin.info["cameras"].items()}
         given = given | {"calibration": twin.calibration_file, "cameras": frames}
     with pytest.raises(error, match=message):
-        run_policy(settings(**given), watched(), consent=None)
+        run_policy(settings(**given, record=tmp_path / "runs"), watched(), consent=None)
     assert twin.ask("joints")["torque"] == [0] * 6
+    assert not list(tmp_path.glob("runs/*"))  # no record of a run that never began
