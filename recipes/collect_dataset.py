@@ -122,6 +122,7 @@ class CollectedDataset:
             root=self._folder.path,
             robot_type=robot_type(self._config.embodiment),
             rgb_encoder=video_encoder(),
+            video_backend="pyav",  # else LeRobot looks for another, and prints a page where it cannot load
             streaming_encoding=True,
             encoder_queue_maxsize=0,  # without a limit: LeRobot drops what a full queue does not take
             encoder_threads=1,

@@ -113,6 +113,7 @@ class Recorder:
             root=folder / DATASET,
             robot_type=ROBOT_TYPE,
             rgb_encoder=video_encoder(),
+            video_backend="pyav",  # else LeRobot looks for another, and prints a page where it cannot load
             streaming_encoding=True,
             encoder_threads=ENCODER_THREADS,
             encoder_queue_maxsize=0,  # no limit: LeRobot drops what a full queue does not take

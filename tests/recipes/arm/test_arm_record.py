@@ -35,6 +35,14 @@ def recorder(tmp_path):
         one.close()
 
 
+def test_no_other_video_decoder_is_looked_for(recorder, monkeypatch):
+    def look():
+        pytest.fail("LeRobot prints a page where the decoder it prefers cannot be loaded")
+
+    monkeypatch.setattr("lerobot.datasets.lerobot_dataset.get_safe_default_video_backend", look)
+    recorder()
+
+
 def test_the_action_is_what_was_sent_by_the_end_of_the_frame(recorder):
     kept = recorder()
     for number in range(4):
