@@ -48,8 +48,8 @@ def resolve_root(root: str, repo_id: str | None) -> Path:
         return Path(root)
     if repo_id is None:
         raise DatasetError(
-            f"{root}: no LeRobotDataset v3 here (meta/info.json is missing); record one with lerobot-record, "
-            "or name one of the hub with repo_id"
+            f"{root}: no LeRobotDataset v3 here (meta/info.json is missing); give the folder that holds "
+            "meta/, record one with lerobot-record, or name one of the hub (repo_id of a recipe's source)"
         )
     try:
         return Path(LeRobotDataset(repo_id, root=root or None, video_backend="pyav").root)
