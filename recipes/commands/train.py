@@ -12,7 +12,7 @@ Examples:
   hybridpolicy train --dataset someone/so101_pick_cube --dry-run
   hybridpolicy train --dataset path/to/dataset --rollouts outputs/own outputs/more --output outputs/judging
   hybridpolicy train --recipe so101_twin --resume
-  hybridpolicy train --recipe so101_twin --set seed=3 --set policy.coupling=vla --set stages.1.samples=20000
+  hybridpolicy train --recipe so101_twin --set policy.coupling=cascaded --set stages.1.samples=20000
 """
 
 from __future__ import annotations

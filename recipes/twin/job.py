@@ -10,6 +10,7 @@ from embodiments.so101.recording import record_demonstrations, record_play
 from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.couplings import COUPLINGS
+from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.world import measure_world
 from hybridpolicy.training.bench import measure_loader
@@ -66,6 +67,7 @@ def run_job(
         config: recipe whose sources lie under `output`/data.
         progress: factory of progress bars, as `recipes.commands.progress.progress`.
     """
+    check_coupling(config)
     config = replace(config, seed=seed, policy=replace(config.policy, seed=seed))
     phases = Phases(output / "phases.json")
     with phases.phase("record", continues=True):
@@ -102,6 +104,20 @@ def run_job(
         report["serial"], driven = drive_serial(summary.policy_path, budget.serial, variation, progress)
     clips = driven + clips
     return write()
+
+
+def check_coupling(config: TrainConfig) -> None:
+    """Raises ConfigurationError, before anything is recorded, for a row that the report cannot be made of."""
+    able = [
+        name for name, row in COUPLINGS.items()
+        if {"never", "always"} <= set(row.imagine) and "imagine" in row.queries
+    ]  # fmt: skip
+    if config.policy.coupling not in able:
+        raise ConfigurationError(
+            f"recipe {config.name!r}: coupling = {config.policy.coupling}; its report compares acting with "
+            f"and without an imagined future, which {' and '.join(able)} can. Every coupling is trained by "
+            "`hybridpolicy train --recipe couplings_study`, and on a dataset by `train --dataset`"
+        )
 
 
 def record(folder: Path, budget: Budget, variation: Variation, seed: int, progress: Any) -> None:

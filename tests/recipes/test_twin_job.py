@@ -1,6 +1,7 @@
 """The quickstart in miniature: everything it does, once, on numbers too small to learn anything."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -75,6 +76,14 @@ def test_the_drive_over_the_port_has_figures_and_pictures(finished):
     assert len(clip.cameras["front"]) >= 8
     assert clip.task.endswith("(serial port)")
     assert clip.task in page.read_text()
+
+
+@pytest.mark.parametrize("coupling", ["vla", "representation", "features"])
+def test_a_coupling_no_report_can_be_made_of_is_refused_first(coupling, tmp_path, capsys):
+    asked = ["train", "--recipe", "so101_twin", "--output", str(tmp_path / "run/train")]
+    assert main([*asked, f"--set=policy.coupling={coupling}"]) == 2
+    assert re.search(rf"coupling = {coupling}; .* joint and cascaded can", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
 
 
 def test_running_it_again_goes_on_from_what_is_there(finished):
