@@ -42,8 +42,10 @@ def read_fields(owner: type, assignments: list[str], option: str) -> dict[str, A
     found = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or key not in names:
+        if not equals:
             raise CommandError(f"{option} {assignment}: write it as key=value; {allowed(key, names)}.")
+        if key not in names:
+            raise CommandError(f"{option} {assignment}: no field {key!r}; {allowed(key, names)}.")
         found[key] = _read(owner, key, text, key, option)
     return found
 

@@ -103,7 +103,7 @@ def test_a_field_of_the_environment_is_set_from_the_command_line(make_policy_fol
     played = ["--env", "so101_twin", "--tasks", "touch", "--episodes", "1"]
     asked = ["eval", "--policy", make_policy_folder(), *played]
     assert main([*asked, "--env-set", "images=64"]) == 2
-    assert "--env-set images=64: write it as key=value; did you mean 'image_size'?" in capsys.readouterr().err
+    assert "--env-set images=64: no field 'images'; did you mean 'image_size'?" in capsys.readouterr().err
     assert main([*asked, "--env-set", "image_size=large"]) == 2
     assert "--env-set image_size=large: not a value of type int" in capsys.readouterr().err
     assert main([*asked, "--env-set", "image_size=32", "--env-set", "light_strength=0"]) == 0
