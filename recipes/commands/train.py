@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,17 @@ def train(config: Any, *, resume: bool, job: Callable[..., Path] | None = None) 
     from hybridpolicy.training.run import train_recipe
     from recipes.commands.progress import follow_training, progress
 
-    if job is not None:
-        page = job(Path(config.output_dir).parent, seed=config.seed, progress=progress, config=config)
-        print(f"report:  {page}")
-        return 0
-
-    with follow_training() as show:
-        summary = train_recipe(config, progress=show)
+    try:
+        if job is not None:
+            page = job(Path(config.output_dir).parent, seed=config.seed, progress=progress, config=config)
+            print(f"report:  {page}")
+            return 0
+        with follow_training() as show:
+            summary = train_recipe(config, progress=show)
+    except KeyboardInterrupt:
+        further = " and --resume" if checkpoints.exists() else ""
+        print(f"\n{config.output_dir}: to go on, give the same command{further}", file=sys.stderr)
+        raise
     print(f"policy:  {summary.policy_path}")
     print(f"metrics: {summary.metrics}")
     return 0

@@ -22,7 +22,7 @@ from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor, Proposals
-from hybridpolicy.stats import FEWEST_GROUPS, Interval, bootstrap_mean, paired_bootstrap
+from hybridpolicy.stats import FEWEST_GROUPS, Interval, bootstrap_mean, paired_bootstrap, wilson_interval
 from recipes.twin import suites
 from recipes.twin.rollout import Observation, roll
 
@@ -154,7 +154,11 @@ def _closed_loop(one: Sequence[bool], planner: Sequence[bool]) -> dict[str, Any]
 
 
 def _rate(won: np.ndarray, episodes: Sequence[int]) -> dict[str, float]:
-    interval = bootstrap_mean(won.astype(float), groups=episodes)
+    if won.all() or not won.any():  # a bootstrap of equal values knows no doubt: as many trials as episodes
+        count = len(set(episodes))
+        interval = wilson_interval(count * int(won.all()), count)
+    else:
+        interval = bootstrap_mean(won.astype(float), groups=episodes)
     return {"rate": interval.value, "low": interval.low, "high": interval.high, "points": len(won)}
 
 

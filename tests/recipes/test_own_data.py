@@ -349,3 +349,18 @@ def test_what_is_no_rollouts_of_these_demonstrations_is_refused(recording, rollo
             recipe(str(recording), rollouts=[str(root)])
     assert main(["train", "--recipe", "so101_twin", "--rollouts", str(rollouts)]) == 2
     assert "give these with --dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_is_interrupted_says_how_to_go_on(recording, tmp_path, capsys, monkeypatch, saved):
+    output = tmp_path / "run"
+
+    def interrupted(*_, **__):
+        if saved:
+            (output / "checkpoints").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hybridpolicy.training.run.train_recipe", interrupted)
+    assert main(["train", "--dataset", str(recording), "--output", str(output)]) == 130
+    said = f"{output}: to go on, give the same command{' and --resume' if saved else ''}\n"
+    assert said in capsys.readouterr().err

@@ -37,6 +37,11 @@ def test_figures_are_what_their_definition_says():
     assert found["refused"] == 0
     alike = decision_figures([decision(episode, [1, 1], 0) for episode in range(8)])
     assert alike["divided"] == {"points": 0, "random": None, "planner": None}
+    never = decision_figures([decision(episode, [0, 0], 0) for episode in range(8) for _ in range(3)])
+    for figures, sure in ((alike, "high"), (never, "low")):  # of eight episodes, however many points of each
+        one = figures["success"]["one"]
+        assert one[sure] == one["rate"] == float(sure == "high")
+        assert one["high"] - one["low"] == pytest.approx(0.324, abs=1e-3)
 
 
 def test_where_no_candidate_passes_standing_is_what_counts():
