@@ -89,7 +89,8 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
-ATTEMPTS = 3
+ATTEMPTS = 4
+REST_S = 5.0  # before another attempt: what starves a machine often takes seconds
 STARVED_MS = 20.0  # longer than this, replies are lost and cycles missed whatever the code does
 LATE = "its source has stopped or is too slow"  # LeRobot ends where a picture is older than 0.5 s
 
@@ -130,6 +131,7 @@ def pytest_runtest_protocol(item, nextitem):
         if attempt == ATTEMPTS or not reason:
             break
         warnings.warn(f"{item.name}: run again, {reason}", stacklevel=1)
+        time.sleep(REST_S)
     for report in reports:
         if report.failed and reason:
             report.sections.append(("machine", f"{reason} (attempt {attempt})"))

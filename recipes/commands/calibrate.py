@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the calibration as JSON and stores it in the policy's folder."""
     from hybridpolicy.location import find_policy
 
+    environment.check_episodes(args)
     if not args.dry_run and not Path(find_policy(args.policy)).is_dir():
         raise CommandError(
             f"--policy {args.policy}: the threshold of a policy on the Hub cannot be stored there; download "
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
     from hybridpolicy.evaluation.calibration import calibrate_imagination, store_imagination
     from recipes.commands.progress import progress
 
-    environment.check_episodes(args)
     settings = environment.settings(args)
     with progress("rolling out", args.episodes, "episodes") as bar:
         calibration = calibrate_imagination(

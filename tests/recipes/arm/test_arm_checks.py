@@ -138,7 +138,10 @@ def test_settings_are_checked(given, message):
 
 
 def test_a_calibration_is_looked_for_where_lerobot_keeps_it(tmp_path):
-    settings = RunSettings(port=str(tmp_path / "none"), policy="p", robot_id="nobody")
+    settings = RunSettings(port=str(tmp_path / "port"), policy="p", robot_id="nobody")
+    with pytest.raises(CheckFailed, match=r"port: no such port; plug the arm in"):
+        settings.find_calibration()
+    (tmp_path / "port").touch()
     with pytest.raises(CheckFailed, match=r"so_follower.*nobody\.json"):
         settings.find_calibration()
     mine = replace(settings, calibration=tmp_path / "mine.json")
