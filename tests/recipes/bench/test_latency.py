@@ -57,7 +57,7 @@ def test_a_table_of_the_couplings_study_can_be_joined(tmp_path):
     results = Path(__file__).parents[3] / "docs/results"
     measured = json.loads((results / "couplings.json").read_text())["variants"]
     rows = [
-        replace(row("hybrid", one["coupling"]), network=one["network"])
+        replace(row("hybrid", one["coupling"], next(iter(one["imagine"]))), network=one["network"])
         for one in measured
         if one["stage1"] == "without"
     ]
