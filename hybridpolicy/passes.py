@@ -105,6 +105,7 @@ class TrainingPass:
         else:
             mask = mask[:count, :count]
         visible = mask & torch.cat(there, dim=1)[:, None, :]
+        visible[:, count:, :count] &= plan.action_sees_world[:, None, None]
         seen = context.prefix.visible.unsqueeze(1).expand(-1, len(mask), -1)
         world_out, action_out, _ = network.streams(
             world, action, context.prefix, torch.cat((seen, visible), dim=2)

@@ -62,7 +62,9 @@ def _modes(row: Coupling, labelled: bool, future: bool, imitate: bool, share: fl
         return {"policy_alone": 1.0}
     if row.world_shown == "clean":  # half of the samples carry the world loss, half show A the clean future
         return {"policy_alone": 0.5, "inverse": 0.5}
-    if row.world_shown != "row":  # blocks are given clean to one another anyway
+    if row.world_shown == "blocks":  # given clean to one another; and what to do is learned without them too
+        return {"policy": MIX["policy"] / 2, "policy_alone": MIX["policy"] / 2, "video": MIX["video"]}
+    if row.world_shown != "row":
         return {name: MIX[name] for name in ("policy", "video")}
     # What only a true future can teach comes from the micro-batches that carry one: the fewer there are, the
     # more of it each holds. Acting without W is learned from the others, too.
@@ -142,7 +144,9 @@ def training_plan(
     if row.world_shown == "clean":
         jitter = torch.where(mode["inverse"], jitter, torch.zeros_like(jitter))
     action_tau = _action_tau(config, noise, mode["forward"])
-    half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
+    sees_action = mode["forward"] | (mode["policy"] & (noise.uniform("half", 1)[:, 0] < row.world_sees_action))
+    if row.world_shown == "blocks":  # only A is ever without W; W goes on as it does
+        world_loss, world_visible, sees_action = ~no, ~no, ~mode["video"]
     learned = ~(mode["forward"] | mode["video"])
     if not imitate and row.world_shown != "blocks":
         learned = mode["inverse"]
@@ -156,6 +160,6 @@ def training_plan(
         action_loss=(action_tau < 1.0) & learned[:, None],
         world_visible=world_visible,
         action_visible=~mode["video"],
-        world_sees_action=mode["forward"] | (half & mode["policy"]),
+        world_sees_action=sees_action,
         action_sees_world=sees_world,
     )

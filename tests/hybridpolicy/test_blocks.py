@@ -56,10 +56,11 @@ def run_pass(policy, sample, context, future, chunk, **plan_fields):
     noise = CounterNoise(0, 0, sample.index)
     plan = training_plan(policy.config, COUPLINGS["autoregressive"], noise, True, True)
     everybody = torch.ones(3, dtype=torch.bool)
-    shown = dict.fromkeys(("world_visible", "action_visible", "world_sees_action"), everybody)
+    names = ("world_visible", "action_visible", "world_sees_action", "action_sees_world")
+    shown = dict.fromkeys(names, everybody)
     tau = torch.zeros_like(plan.action_tau)
     still = torch.zeros_like(plan.world_jitter)
-    plan = replace(plan, **shown, action_tau=tau, world_jitter=still, **plan_fields)
+    plan = replace(plan, **(shown | dict(action_tau=tau, world_jitter=still) | plan_fields))
     run = TrainingPass(policy.network, policy.embodiment, policy.config, sample, plan, noise, context)
     return run.predict(future, chunk)
 
@@ -91,6 +92,22 @@ def test_a_block_is_not_predicted_from_itself_or_later_ones(blockwise):
             by_action = grads[1].unflatten(1, (2, 2)).abs().amax(dim=(0, 2, 3)) > 0
             assert by_world.tolist() == [k < block or (sees_own_world and k == block) for k in range(2)]
             assert by_action.tolist() == [k < block for k in range(2)]
+
+
+def test_actions_are_also_learned_without_the_future_they_will_be_shown(blockwise):
+    """Of a true one they would learn to trust an imagined one whatever it says."""
+    policy, sample, context, _ = blockwise
+    latents = torch.randn(3, 2, 4, 16, requires_grad=True)
+    chunk = torch.randn(3, 4, 4, requires_grad=True)
+    shown = torch.tensor([True, False, True])
+    predicted = run_pass(
+        policy, sample, context, Future(latents, torch.randn(3, 2, 4)), chunk, action_sees_world=shown
+    )
+    by_world, by_action = torch.autograd.grad(predicted.chunk.sum(), (latents, chunk), retain_graph=True)
+    assert (by_world.abs().amax(dim=(1, 2, 3)) > 0).tolist() == [True, False, True]
+    assert bool((by_action.abs().amax(dim=(1, 2)) > 0).all())
+    world = torch.autograd.grad(predicted.future.latents.sum(), chunk)[0]
+    assert bool((world.abs().amax(dim=(1, 2)) > 0).all())
 
 
 def test_what_is_given_is_kept_block_after_block(blockwise):

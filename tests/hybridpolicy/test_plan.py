@@ -37,7 +37,7 @@ EXPECTED = {
         "no_action": 1 / 6,
         "no_world": 0.0,
         "w_sees_a": 5 / 6,
-        "a_sees_w": 5 / 6,
+        "a_sees_w": 5 / 12,
         "world_loss": 1.0,
     },
     "cascaded": {
