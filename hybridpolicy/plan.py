@@ -144,7 +144,8 @@ def training_plan(
     if row.world_shown == "clean":
         jitter = torch.where(mode["inverse"], jitter, torch.zeros_like(jitter))
     action_tau = _action_tau(config, noise, mode["forward"])
-    sees_action = mode["forward"] | (mode["policy"] & (noise.uniform("half", 1)[:, 0] < row.world_sees_action))
+    half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
+    sees_action = mode["forward"] | (half & mode["policy"])
     if row.world_shown == "blocks":  # only A is ever without W; W goes on as it does
         world_loss, world_visible, sees_action = ~no, ~no, ~mode["video"]
     learned = ~(mode["forward"] | mode["video"])

@@ -60,7 +60,7 @@ def run_pass(policy, sample, context, future, chunk, **plan_fields):
     shown = dict.fromkeys(names, everybody)
     tau = torch.zeros_like(plan.action_tau)
     still = torch.zeros_like(plan.world_jitter)
-    plan = replace(plan, **(shown | dict(action_tau=tau, world_jitter=still) | plan_fields))
+    plan = replace(plan, **(shown | {"action_tau": tau, "world_jitter": still} | plan_fields))
     run = TrainingPass(policy.network, policy.embodiment, policy.config, sample, plan, noise, context)
     return run.predict(future, chunk)
 
