@@ -31,10 +31,6 @@ class Outcome:
     success: Tensor
     risk: Tensor
 
-    def score(self, risk_weight: float, success_weight: float) -> Tensor:
-        """(B,) what a planner maximises."""
-        return self.progress - risk_weight * self.risk + success_weight * self.success
-
 
 class OutcomeHeads(nn.Module):
     """One learned token of the world stream and a linear map from what it found to three logits."""

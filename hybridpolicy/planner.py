@@ -13,39 +13,13 @@ from torch import Tensor
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS, Coupling
-from hybridpolicy.errors import ConfigurationError, NonFiniteError
+from hybridpolicy.errors import ConfigurationError, NonFiniteError, QueryError
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.future import Future
 from hybridpolicy.gate import Gate, Violation
 from hybridpolicy.network import Context
+from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.queries import Queries
-
-
-@dataclass(frozen=True)
-class PlannerSettings:
-    """How a plan is chosen.
-
-    Attributes:
-        candidates: K. 1 imagines and scores its one candidate all the same.
-        risk, success: weights λ and β of progress − λ·risk + β·success.
-        budget_ms: bound on one plan's time; K is lowered to what fits, never below 1. None: no bound.
-    """
-
-    candidates: int = 8
-    risk: float = 0.0
-    success: float = 1.0
-    budget_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ConfigurationError(f"planner: candidates = {self.candidates}; must be 1 or more")
-        for name in ("risk", "success"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"planner: {name} = {getattr(self, name)}; must be 0 or more")
-        if self.budget_ms is not None and self.budget_ms <= 0:
-            raise ConfigurationError(
-                f"planner: budget_ms = {self.budget_ms}; must be above 0, or None for no bound"
-            )
 
 
 class PlanState(Enum):
@@ -280,10 +254,20 @@ class Planner:
         if goal is not None:
             distance = future.latents[:, -1] - goal.repeat_interleave(count, dim=0)
             return -distance.square().mean(dim=(1, 2)).unflatten(0, (-1, count))
+        settings = self._settings
+        score = settings.consensus * consensus(chunks.float().unflatten(0, (-1, count)))
+        if not (settings.progress or settings.success or settings.risk):
+            return score
         judges = self._queries.config.outcome_weight > 0
         shown = judges and self._queries.network.outcome.knows("success", chunk=True)
-        outcome = self._queries.evaluate(many, future, chunks if shown else None)
-        return outcome.score(self._settings.risk, self._settings.success).unflatten(0, (-1, count))
+        try:
+            says = self._queries.evaluate(many, future, chunks if shown else None)
+        except QueryError as error:
+            raise QueryError(f"{error}, or plan with success = 0: consensus needs no heads") from error
+        judged = (
+            settings.progress * says.progress + settings.success * says.success - settings.risk * says.risk
+        )
+        return score + judged.unflatten(0, (-1, count))
 
     def _learn_pace(self, count: int, spent_ms: float) -> None:
         """A plan takes what one candidate takes, and something for each further one."""
@@ -294,6 +278,25 @@ class Planner:
         elif self._one_ms:
             each = max((spent_ms - min(self._one_ms)) / (count - 1), 1e-3)
             self._each_ms = each if self._each_ms is None else 0.8 * self._each_ms + 0.2 * each
+
+
+def consensus(candidates: Tensor) -> Tensor:
+    """(B, K) how near each of the candidates (B, K, T, A) is to the others.
+
+    It is minus its mean distance to them, as a multiple of what that is on average: −1 is as near as most; 0
+    where all are the same, or there is but one.
+
+    The nearest is the one a policy is least wrong with, taking its own samples for what may be right: minimum
+    Bayes risk. Candidates that are no numbers are nobody's others.
+    """
+    count = candidates.shape[1]
+    real = candidates.isfinite().all(dim=(2, 3))
+    points = candidates.masked_fill(~real[:, :, None, None], 0.0).flatten(2)
+    others = real[:, None, :] & ~torch.eye(count, dtype=torch.bool, device=real.device)
+    apart = (points[:, :, None] - points[:, None]).norm(dim=-1) * others
+    mean = apart.sum(dim=-1) / others.sum(dim=-1).clamp_min(1)
+    scale = (mean * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp_min(1)
+    return -mean / scale.clamp_min(torch.finfo(mean.dtype).tiny)
 
 
 def check_planner(config: HybridConfig, settings: PlannerSettings) -> None:

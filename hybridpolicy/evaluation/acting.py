@@ -18,7 +18,8 @@ from hybridpolicy.errors import CheckpointError, ConfigurationError
 from hybridpolicy.gate import Gate
 from hybridpolicy.location import find_policy
 from hybridpolicy.modeling_hybrid import HybridPolicy
-from hybridpolicy.planner import Planner, PlannerSettings
+from hybridpolicy.planner import Planner
+from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors  # noqa: F401  (LeRobot looks it up by name)
 from hybridpolicy.stats import p50_p95
 

@@ -13,18 +13,16 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embodiments.control.limits import JointLimits
 from hybridpolicy.errors import HybridPolicyError
+from hybridpolicy.planner_settings import PlannerSettings
 from recipes.arm.child import spawn
 from recipes.arm.errors import CheckFailed, PolicyGone
-
-if TYPE_CHECKING:
-    from hybridpolicy.planner import PlannerSettings
 
 LOAD_S = 180.0  # weights from a slow disk, and LeRobot's imports
 END_S = 5.0

@@ -6,18 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embodiments.control.spec import MAX_RATE_HZ, MIN_RATE_HZ, ControlSpec
 from embodiments.feetech.calibration import Calibration
 from embodiments.so101.arm_spec import control_spec
 from embodiments.so101.constants import MOTORS
 from embodiments.so101.serial_twin.paths import CAMERAS, TwinPaths
+from hybridpolicy.planner_settings import PlannerSettings
 from recipes.arm.errors import CheckFailed
 from recipes.arm.policy import Planning
-
-if TYPE_CHECKING:
-    from hybridpolicy.planner import PlannerSettings
 
 ROBOTS = ("so101", "so100")
 FRAME_TIMEOUT_US = 1_000_000  # this process draws and records; it does not infer

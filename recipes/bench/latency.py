@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.modeling_hybrid import HybridPolicy
-from hybridpolicy.planner import Planner, PlannerSettings
+from hybridpolicy.planner import Planner
+from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.streams import Prefix, TwoStreams
 from recipes.bench.peers import features, observation, peers, plan_once
 from recipes.bench.work import count_flops, count_live

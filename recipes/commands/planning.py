@@ -7,6 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hybridpolicy.planner_settings import WEIGHTS, PlannerSettings
+
+_WEIGHED = {
+    "consensus": "being like the other candidates",
+    "progress": "how far the task will be",
+    "success": "the chance of success",
+    "risk": "the chance that something happens, against a candidate",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser, candidates: int | None = None) -> None:
     """Adds `--planner-k`, what else begins with `--planner-`, and `--gate`.
@@ -20,13 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser, candidates: int | None = None
     parser.add_argument(
         "--planner-budget-ms", type=float, metavar="MS", help="time of a plan; K is lowered to what fits"
     )
-    parser.add_argument(
-        "--planner-risk", type=float, default=0.0, metavar="W", help="weight of risk; default: %(default)s"
-    )
-    parser.add_argument(
-        "--planner-success", type=float, default=1.0, metavar="W",
-        help="weight of the chance of success, progress having 1; default: %(default)s",
-    )  # fmt: skip
+    for name in WEIGHTS:
+        parser.add_argument(
+            f"--planner-{name}", type=float, default=getattr(PlannerSettings, name), metavar="W",
+            help=f"weight of {_WEIGHED[name]}; default: %(default)s",
+        )  # fmt: skip
     parser.add_argument(
         "--planner-goal",
         metavar="DIR",
@@ -43,14 +50,18 @@ def check(args: argparse.Namespace) -> None:
     """Raises CommandError for options that do not go together, before anything is loaded."""
     from recipes.commands.failures import CommandError
 
-    weighed = args.planner_risk != 0.0 or args.planner_success != 1.0
+    weighed = [
+        f"--planner-{name}"
+        for name in WEIGHTS
+        if getattr(args, f"planner_{name}") != getattr(PlannerSettings, name)
+    ]
     asked = args.gate or args.planner_budget_ms is not None or args.planner_goal is not None
     if args.planner_k is None and (asked or weighed):
         raise CommandError("--gate and --planner-… are of a planner; give --planner-k, too")
     if args.planner_goal is not None and weighed:
         raise CommandError(
-            "--planner-goal with --planner-risk or --planner-success: nearness to the picture is the score, "
-            "and outcome heads are not asked; leave out one of them"
+            f"--planner-goal with {', '.join(weighed)}: nearness to the picture is the score, and nothing "
+            "else is weighed; leave out one of them"
         )
     if args.planner_goal is not None and not Path(args.planner_goal).is_dir():
         raise CommandError(
@@ -63,15 +74,12 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def settings(args: argparse.Namespace) -> Any:
-    """`PlannerSettings`, or None where no planner was asked for."""
+def settings(args: argparse.Namespace) -> PlannerSettings | None:
+    """What was asked for, or None where it was no planner."""
     if args.planner_k is None:
         return None
-    from hybridpolicy.planner import PlannerSettings  # with torch, which driving an arm does without
-
-    return PlannerSettings(
-        args.planner_k, args.planner_risk, args.planner_success, budget_ms=args.planner_budget_ms
-    )
+    weights = {name: getattr(args, f"planner_{name}") for name in WEIGHTS}
+    return PlannerSettings(args.planner_k, **weights, budget_ms=args.planner_budget_ms)
 
 
 def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:

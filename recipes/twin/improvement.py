@@ -23,7 +23,8 @@ from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.files import write_json
 from hybridpolicy.fingerprint import fingerprint
-from hybridpolicy.planner import PlannerSettings, check_planner
+from hybridpolicy.planner import check_planner
+from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.stats import paired_bootstrap
 from hybridpolicy.training.advantage import advantage_weights, foresee
 from hybridpolicy.training.config import DatasetSource, StageConfig, TrainConfig

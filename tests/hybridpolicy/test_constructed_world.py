@@ -12,7 +12,8 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from hybridpolicy.context import present
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.modeling_hybrid import HybridPolicy
-from hybridpolicy.planner import Planner, PlannerSettings
+from hybridpolicy.planner import Planner
+from hybridpolicy.planner_settings import PlannerSettings
 
 AXES = ["x.pos", "y.pos"]
 SIZE, CHUNK, OFFSETS = 32, 4, [2, 4]

@@ -9,7 +9,8 @@ import torch
 
 from hybridpolicy.errors import ConfigurationError, NonFiniteError, QueryError
 from hybridpolicy.outcome import Outcome
-from hybridpolicy.planner import Planner, PlannerSettings, PlanState
+from hybridpolicy.planner import Planner, PlanState, consensus
+from hybridpolicy.planner_settings import PlannerSettings
 
 HEADS = {"outcome_weight": 1.0, "action_law": "flow", "action_steps": 2}
 
@@ -30,7 +31,8 @@ def planning(make_policy, make_batch):
 @pytest.mark.parametrize("coupling", ["joint", "autoregressive", "cascaded"])
 def test_the_best_of_the_candidates_is_chosen(planning, coupling):
     policy, context, noise = planning(coupling)
-    plan = Planner(policy.queries, PlannerSettings(candidates=5, success=1.0)).plan(context, noise)
+    heads_alone = PlannerSettings(candidates=5, consensus=0.0, progress=1.0, success=1.0)
+    plan = Planner(policy.queries, heads_alone).plan(context, noise)
     assert plan.candidates.shape == (2, 5, 4, 4)
     assert plan.scores.shape == (2, 5)
     rows = torch.arange(2)
@@ -38,7 +40,8 @@ def test_the_best_of_the_candidates_is_chosen(planning, coupling):
     assert torch.equal(plan.chunk, plan.candidates[rows, plan.chosen])
     assert bool((plan.spread > 1e-3).all())
     again = policy.queries.evaluate(context, plan.future)
-    torch.testing.assert_close(again.score(0.0, 1.0), plan.scores.max(dim=1).values, rtol=0, atol=1e-5)
+    best = again.progress + again.success
+    torch.testing.assert_close(best, plan.scores.max(dim=1).values, rtol=0, atol=1e-5)
 
 
 def test_one_candidate_is_what_the_policy_would_do(planning):
@@ -63,10 +66,45 @@ def test_weights_decide(planning, monkeypatch):
     assert policy.network.outcome.knows("risk")
     monkeypatch.setattr(type(policy.queries), "evaluate", lambda *_: fixed)
     chosen = [
-        Planner(policy.queries, PlannerSettings(3, risk=risk_weight, success=1.0)).plan(context, noise).chosen
-        for risk_weight in (0.0, 2.0)
+        Planner(policy.queries, PlannerSettings(3, consensus=0.0, risk=weight)).plan(context, noise).chosen
+        for weight in (0.0, 2.0)
     ]
     assert [c.tolist() for c in chosen] == [[0, 0], [1, 1]]
+
+
+def test_consensus_is_nearness_to_the_other_candidates():
+    points = torch.tensor([[0.0, 4.0, 5.0, 6.0]])
+    chunks = points[:, :, None, None].expand(-1, -1, 2, 3)
+    apart = torch.tensor([[15.0, 7.0, 7.0, 9.0]])  # of each to the others, in sum
+    torch.testing.assert_close(consensus(chunks), -apart / apart.mean())
+    torch.testing.assert_close(consensus(1e-3 * chunks), -apart / apart.mean())
+    broken = torch.cat((chunks, torch.full((1, 1, 2, 3), torch.nan)), dim=1)
+    torch.testing.assert_close(consensus(broken)[:, :4], -apart / apart.mean())
+    for alike in (chunks[:, :1], chunks[:, :1].expand(-1, 5, -1, -1)):
+        assert consensus(alike).eq(0).all()
+
+
+def test_consensus_alone_needs_no_heads(planning):
+    policy, context, noise = planning(outcome_weight=0.0)
+    with pytest.raises(QueryError, match=r"no outcome heads; train .*, or plan with success = 0"):
+        Planner(policy.queries, PlannerSettings(5)).plan(context, noise)
+    policy.reset()
+    plan = Planner(policy.queries, PlannerSettings(5, success=0.0, consensus=1.0)).plan(context, noise)
+    flat = plan.candidates.flatten(2)
+    assert plan.chosen.tolist() == torch.cdist(flat, flat).sum(dim=2).argmin(dim=1).tolist()
+    assert set(plan.chosen.tolist()) != {0}
+
+
+@pytest.mark.parametrize("weight", ["consensus", "success"])
+def test_a_larger_weight_is_heard_more(planning, weight):
+    policy, context, noise = planning()
+    other = {"consensus": "success", "success": "consensus"}[weight]
+    chosen = []
+    for weights in ({weight: 1.0, other: 0.0}, {weight: 1e4, other: 1.0}, {weight: 0.0, other: 1.0}):
+        policy.reset()
+        plan = Planner(policy.queries, PlannerSettings(5, **weights)).plan(context, noise)
+        chosen.append(plan.chosen.tolist())
+    assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_the_chunk_is_shown_to_heads_that_saw_both_answers_with_one(planning, monkeypatch):
@@ -217,6 +255,8 @@ def test_one_slow_plan_does_not_end_planning(planning, monkeypatch):
         ({"coupling": "cascaded", "world_law": "regress"}, {}, "world_law = regress, which has one answer"),
         ({}, {"candidates": 0}, "candidates = 0; must be 1 or more"),
         ({}, {"risk": -1.0}, "risk = -1.0; must be 0 or more"),
+        ({}, {"consensus": float("nan")}, "consensus = nan; must be 0 or more"),
+        ({}, {"consensus": 0.0, "success": 0.0}, "are all 0: nothing is left to choose by"),
         ({}, {"budget_ms": 0.0}, "budget_ms = 0.0; must be above 0"),
     ],
 )
@@ -233,7 +273,7 @@ def test_one_regressed_candidate_may_be_judged(make_policy, make_batch):
     planner = Planner(policy.queries, PlannerSettings(candidates=1))
     plan = planner.plan(context, lambda count: policy.acting_noise(count, torch.device("cpu")))
     with torch.no_grad():
-        judged = policy.queries.evaluate(context, plan.future).score(0.0, 1.0)
+        judged = policy.queries.evaluate(context, plan.future).success
     torch.testing.assert_close(plan.scores[:, 0], judged, rtol=0, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation import closed_loop
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.planner import PlannerSettings
+from hybridpolicy.planner_settings import PlannerSettings
 from recipes.commands import main
 from recipes.commands.application import build_parser
 from recipes.twin.study import CALIBRATION_SEED

@@ -15,7 +15,8 @@ from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import ConfigurationError, DatasetError, QueryError
 from hybridpolicy.evaluation.acting import Actor, Proposals
 from hybridpolicy.modeling_hybrid import HybridPolicy
-from hybridpolicy.planner import Planner, PlannerSettings, PlanState
+from hybridpolicy.planner import Planner, PlanState
+from hybridpolicy.planner_settings import PlannerSettings
 from recipes.commands import main
 from recipes.twin import collect, suites
 

@@ -11,7 +11,7 @@ from PIL import Image
 from embodiments.control.limits import JointLimits
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.planner import PlannerSettings
+from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.queries import Queries
 from recipes.arm.policy import Observation, Planning, PolicyProcess
 from recipes.arm.setup import RunSettings

@@ -15,7 +15,7 @@ from embodiments.feetech.errors import PortUnavailable
 from embodiments.so101.constants import JOINT_NAMES, MOTORS
 from firmware_bridge.safety import State
 from hybridpolicy.errors import CheckpointError
-from hybridpolicy.planner import PlannerSettings
+from hybridpolicy.planner_settings import PlannerSettings
 from recipes.arm.errors import CheckFailed, PolicyGone
 from recipes.arm.launch import run_policy
 from recipes.arm.policy import Planning, PolicyProcess
