@@ -166,7 +166,8 @@ class Planner:
         else:
             chunks = self._propose(many, drawn, warm, committed, count)
             future = self._queries.imagine(many, drawn, chunks)
-        scores = self._score(many, future, chunks, goal, count)
+        begun = 0 if committed is None else committed.shape[1]
+        scores = self._score(many, future, chunks, goal, count, begun)
         violations = self._violations(many, chunks, count)
         passed = torch.tensor([[v is None for v in row] for row in violations], device=scores.device)
         numbers = chunks.isfinite().all(dim=(1, 2)).unflatten(0, (-1, count)) & scores.isfinite()
@@ -248,14 +249,15 @@ class Planner:
         return tuple(tuple(found[start : start + count]) for start in range(0, len(found), count))
 
     def _score(
-        self, many: Context, future: Future, chunks: Tensor, goal: Tensor | None, count: int
+        self, many: Context, future: Future, chunks: Tensor, goal: Tensor | None, count: int, begun: int
     ) -> Tensor:
-        """(B, K), higher is better."""
+        """(B, K), higher is better. begun: actions that all have in common."""
         if goal is not None:
             distance = future.latents[:, -1] - goal.repeat_interleave(count, dim=0)
             return -distance.square().mean(dim=(1, 2)).unflatten(0, (-1, count))
-        settings = self._settings
-        score = settings.consensus * consensus(chunks.float().unflatten(0, (-1, count)))
+        settings, steps = self._settings, self._queries.config.n_action_steps
+        executed = chunks[:, begun : begun + steps].float().unflatten(0, (-1, count))
+        score = settings.consensus * consensus(executed)
         if not (settings.progress or settings.success or settings.risk):
             return score
         judges = self._queries.config.outcome_weight > 0

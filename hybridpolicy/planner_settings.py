@@ -15,7 +15,8 @@ class PlannerSettings:
 
     Attributes:
         candidates: K. 1 imagines and scores its one candidate all the same.
-        consensus: weight of agreeing with the other candidates (`consensus`).
+        consensus: weight of agreeing with the other candidates on what is executed before the next plan
+            (`planner.consensus`).
         progress, success, risk: weights of what the outcome heads say; risk counts against a candidate.
         budget_ms: bound on one plan's time; K is lowered to what fits, never below 1. None: no bound.
     """

@@ -2,17 +2,21 @@
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS
-from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.errors import ConfigurationError, QueryError
 
 
 def check_world(config: HybridConfig) -> None:
     """Raises an error if a policy of `config` cannot be dreamt in."""
     row = COUPLINGS[config.coupling]
-    row.require("imagine_actions")
     if row.world_shown == "blocks":
         raise ConfigurationError(
             f"dream: coupling = {row.name} imagines each moment from the actions of earlier blocks alone, so "
             "the last ones would change nothing; dream in a policy of coupling = joint"
+        )
+    if "imagine_actions" not in row.queries:
+        raise QueryError(
+            f"dream: coupling = {row.name} cannot imagine under actions that are given; dream in a policy of "
+            "coupling = joint"
         )
     if not config.state_size:
         raise ConfigurationError(

@@ -60,6 +60,18 @@ class _Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(**options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, after a look at the names of options: a misspelt one may be the one it would miss."""
+        if self._subparsers is None:
+            for word in args or ():
+                name = word.partition("=")[0]
+                if name == "--":
+                    break
+                if name.startswith("--") and name not in self._option_string_actions:
+                    options = [known for known in self._option_string_actions if known.startswith("--")]
+                    self.error(f"no option {name}; {allowed(name, options)}")
+        return super().parse_known_args(args, namespace)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, f"no {value!r}; {allowed(value, action.choices)}")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, candidates: int | None = None
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises CommandError for options that do not go together, before anything is loaded."""
+    """Raises an error for options that are out of range or do not go together, before anything is loaded."""
     from recipes.commands.failures import CommandError
 
     weighed = [
@@ -72,6 +72,7 @@ def check(args: argparse.Namespace) -> None:
         raise CommandError(
             "--imagine with --planner-k: a planner imagines every candidate; leave out one of them"
         )
+    settings(args)
 
 
 def settings(args: argparse.Namespace) -> PlannerSettings | None:

@@ -90,9 +90,13 @@ def test_consensus_alone_needs_no_heads(planning):
         Planner(policy.queries, PlannerSettings(5)).plan(context, noise)
     policy.reset()
     plan = Planner(policy.queries, PlannerSettings(5, success=0.0, consensus=1.0)).plan(context, noise)
-    flat = plan.candidates.flatten(2)
+    flat = plan.candidates[:, :, :2].flatten(2)  # what is executed before the next plan
     assert plan.chosen.tolist() == torch.cdist(flat, flat).sum(dim=2).argmin(dim=1).tolist()
     assert set(plan.chosen.tolist()) != {0}
+    begun = torch.full((2, 1, 4), 0.3)
+    plan = Planner(policy.queries, PlannerSettings(5, success=0.0)).plan(context, noise, committed=begun)
+    flat = plan.candidates[:, :, 1:3].flatten(2)
+    assert plan.chosen.tolist() == torch.cdist(flat, flat).sum(dim=2).argmin(dim=1).tolist()
 
 
 @pytest.mark.parametrize("weight", ["consensus", "success"])

@@ -102,8 +102,9 @@ def test_help_is_printed(words, capsys):
         (["trane"], r"no 'trane'; did you mean 'train'\?"),
         (["data", "recorded"], r"hybridpolicy data: .*did you mean 'record'\?"),
         (["train"], "one of the arguments --recipe --dataset --list is required"),
-        (["train", "--rec", "so101_twin"], "one of the arguments"),  # no abbreviations
-        (["train", "--list", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["train", "--rec", "so101_twin"], "no option --rec; did you mean '--recipe'"),  # no abbreviations
+        (["train", "--list", "--nonsense"], r"no option --nonsense; allowed are .*--recipe"),
+        (["train", "--datset", "x"], r"no option --datset; did you mean '--dataset'\?"),
         (["eval", "--policy", "x"], "required: --env"),
     ],
 )
