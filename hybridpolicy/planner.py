@@ -112,8 +112,8 @@ class Planner:
         Args:
             goal: (B, V·P, F) latents of a goal picture: score by nearness of the last imagined latents to it
                 instead of by the outcome heads.
-            warm: (B, d, A) what is left of the last plan, NaN where nothing is; the first candidate goes on
-                with as much of it as the policy was trained to (`rtc_max_delay`).
+            warm: (B, d, A) what is left of the last plan, NaN where nothing is; with `warm_start` the first
+                candidate goes on with as much of it as the policy was trained to (`rtc_max_delay`).
             committed: (B, d, A) first actions that will be executed whatever is chosen.
             since: `time.perf_counter()` when the observation came, which the budget counts from; None: now.
 
@@ -225,10 +225,9 @@ class Planner:
 
         given = None if committed is None else committed.repeat_interleave(count, dim=0)
         chunks = ask(many, noise, future, given)
+        if warm is None or not self._settings.warm_start or count == 1:
+            return chunks  # an only candidate looks at what there is now
         most = min(config.rtc_max_delay, chunks.shape[1] - 1)
-        able = most >= 1 and config.rtc_share > 0  # it was trained to go on with what was begun
-        if warm is None or not able or count == 1:  # an only candidate looks at what there is now
-            return chunks
         ahead = None if future is None else future.each(lambda x: x[first])
         going_on = ask(many.take(first), noise.take(first), ahead, warm[:, :most])
         left = warm.isfinite().all(dim=(1, 2))  # of arms side by side, one may have stood
@@ -309,6 +308,13 @@ def check_planner(config: HybridConfig, settings: PlannerSettings) -> None:
         raise ConfigurationError(
             f"planner: coupling = {row.name} cannot imagine what its own proposals lead to; rows that can: "
             f"{', '.join(able)}"
+        )
+    begun = min(config.rtc_max_delay, config.chunk_size - 1) if config.rtc_share > 0 else 0
+    if settings.warm_start and begun < 1:
+        raise ConfigurationError(
+            f"planner: warm_start with rtc_share = {config.rtc_share:g} and rtc_max_delay = "
+            f"{config.rtc_max_delay}: the policy was never trained to go on with a plan; train it with both "
+            "above 0, or leave warm_start out"
         )
     law = "world_law" if row.world_shown == "clean" else "action_law"
     drawn = getattr(config, law)

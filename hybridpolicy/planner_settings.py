@@ -18,14 +18,17 @@ class PlannerSettings:
         consensus: weight of agreeing with the other candidates on what is executed before the next plan
             (`planner.consensus`).
         progress, success, risk: weights of what the outcome heads say; risk counts against a candidate.
+        warm_start: the first candidate goes on with the last plan. Steadier, and older than it need be: what
+            is executed was begun before the last look.
         budget_ms: bound on one plan's time; K is lowered to what fits, never below 1. None: no bound.
     """
 
     candidates: int = 8
-    consensus: float = 3.0
+    consensus: float = 1.0
     progress: float = 0.0
     success: float = 1.0
     risk: float = 0.0
+    warm_start: bool = False
     budget_ms: float | None = None
 
     def __post_init__(self) -> None:

@@ -190,11 +190,10 @@ def _planner_row(coupling: str, candidates: int) -> Row:
     policy.network.outcome.labels.fill_(1)
     config, batch = policy.config, observation()
     planner = Planner(policy.queries, PlannerSettings(candidates=candidates))
-    warm = torch.zeros(1, config.chunk_size - config.n_action_steps, config.action_size)
 
     def call() -> object:
         context = policy.context(batch)
-        return planner.plan(context, lambda size: policy.acting_noise(size, torch.device("cpu")), warm=warm)
+        return planner.plan(context, lambda size: policy.acting_noise(size, torch.device("cpu")))
 
     row = _hybrid("hybrid, flow", policy, COUPLINGS[coupling].imagine[-1], default=False)
     facts = row.facts | {"imagine": "always", "planner_k": candidates,

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser, candidates: int | None = None
             help=f"weight of {_WEIGHED[name]}; default: %(default)s",
         )  # fmt: skip
     parser.add_argument(
+        "--planner-warm-start", action="store_true", help="one candidate goes on with the last plan"
+    )
+    parser.add_argument(
         "--planner-goal",
         metavar="DIR",
         help="plan towards a picture instead: <camera>.png there for every camera; needs no outcome heads",
@@ -55,8 +58,8 @@ def check(args: argparse.Namespace) -> None:
         for name in WEIGHTS
         if getattr(args, f"planner_{name}") != getattr(PlannerSettings, name)
     ]
-    asked = args.gate or args.planner_budget_ms is not None or args.planner_goal is not None
-    if args.planner_k is None and (asked or weighed):
+    asked = args.gate or args.planner_warm_start or weighed
+    if args.planner_k is None and (asked or {args.planner_budget_ms, args.planner_goal} != {None}):
         raise CommandError("--gate and --planner-… are of a planner; give --planner-k, too")
     if args.planner_goal is not None and weighed:
         raise CommandError(
@@ -80,7 +83,9 @@ def settings(args: argparse.Namespace) -> PlannerSettings | None:
     if args.planner_k is None:
         return None
     weights = {name: getattr(args, f"planner_{name}") for name in WEIGHTS}
-    return PlannerSettings(args.planner_k, **weights, budget_ms=args.planner_budget_ms)
+    return PlannerSettings(
+        args.planner_k, **weights, warm_start=args.planner_warm_start, budget_ms=args.planner_budget_ms
+    )
 
 
 def set_planner(args: argparse.Namespace, actor: Any) -> dict[str, Any] | None:

@@ -131,24 +131,30 @@ def test_the_chunk_is_shown_to_heads_that_saw_both_answers_with_one(planning, mo
 
 def test_a_policy_that_never_went_on_is_not_made_to(planning):
     """Without rtc_share the network was never shown actions that were taken over."""
-    for share, goes_on in ((0.1, True), (0.0, False)):
+    for share in (0.1, 0.0):
         policy, context, noise = planning(rtc_share=share)
         warm = torch.full((2, 3, 4), 0.3)
-        plan = Planner(policy.queries, PlannerSettings(3)).plan(context, noise, warm=warm)
-        taken = (plan.candidates[:, 0, :2] - 0.3).abs().max() < 1e-6
-        assert bool(taken) is goes_on
+        for asked in (True, False):
+            if asked and not share:
+                with pytest.raises(ConfigurationError, match=r"rtc_share = 0 and .* never trained to go on"):
+                    Planner(policy.queries, PlannerSettings(3, warm_start=True))
+                continue
+            planner = Planner(policy.queries, PlannerSettings(3, warm_start=asked))
+            plan = planner.plan(context, noise, warm=warm)
+            taken = (plan.candidates[:, 0, :2] - 0.3).abs().max() < 1e-6
+            assert bool(taken) is asked
 
 
 def test_an_only_candidate_looks_at_what_there_is_now(planning):
     """And keeps what will be executed before it arrives."""
     policy, context, noise = planning(rtc_share=0.1)
-    planner, warm = Planner(policy.queries, PlannerSettings(1)), torch.full((2, 3, 4), 0.3)
+    planner, warm = Planner(policy.queries, PlannerSettings(1, warm_start=True)), torch.full((2, 3, 4), 0.3)
     alone = planner.plan(context, noise, warm=warm)
     assert float((alone.chunk[:, :2] - 0.3).abs().min()) > 1e-6
     begun = planner.plan(context, noise, warm=warm, committed=warm[:, :1])
     assert float((begun.chunk[:, :1] - 0.3).abs().max()) < 1e-6
     assert float((begun.chunk[:, 1:] - 0.3).abs().min()) > 1e-6
-    several = Planner(policy.queries, PlannerSettings(3)).plan(
+    several = Planner(policy.queries, PlannerSettings(3, warm_start=True)).plan(
         context, noise, warm=warm, committed=warm[:, :1]
     )
     assert float((several.candidates[:, :, 0] - 0.3).abs().max()) < 1e-6
@@ -158,7 +164,7 @@ def test_an_only_candidate_looks_at_what_there_is_now(planning):
 def test_cascaded_goes_on_with_its_last_plan_too(planning):
     policy, context, noise = planning("cascaded", rtc_share=0.1)
     warm = torch.full((2, 3, 4), 0.3)
-    plan = Planner(policy.queries, PlannerSettings(3)).plan(context, noise, warm=warm)
+    plan = Planner(policy.queries, PlannerSettings(3, warm_start=True)).plan(context, noise, warm=warm)
     assert float((plan.candidates[:, 0, :2] - 0.3).abs().max()) < 1e-6
     assert float((plan.candidates[:, 1:, :2] - 0.3).abs().min()) > 1e-6
 
@@ -194,7 +200,9 @@ def test_a_goal_picture_needs_no_heads(planning):
 def test_the_last_plan_is_a_candidate(planning):
     policy, context, noise = planning()
     warm = torch.randn(2, 2, 4)
-    plan = Planner(policy.queries, PlannerSettings(candidates=3)).plan(context, noise, warm=warm)
+    plan = Planner(policy.queries, PlannerSettings(candidates=3, warm_start=True)).plan(
+        context, noise, warm=warm
+    )
     assert torch.equal(plan.candidates[:, 0, :2], warm)
     assert not torch.equal(plan.candidates[:, 1, :2], warm)
 

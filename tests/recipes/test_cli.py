@@ -104,7 +104,7 @@ def test_help_is_printed(words, capsys):
         (["train"], "one of the arguments --recipe --dataset --list is required"),
         (["train", "--rec", "so101_twin"], "no option --rec; did you mean '--recipe'"),  # no abbreviations
         (["train", "--list", "--nonsense"], r"no option --nonsense; allowed are .*--recipe"),
-        (["train", "--datset", "x"], r"no option --datset; did you mean '--dataset'\?"),
+        (["train", "--datasets", "x"], r"no option --datasets; did you mean '--dataset'\?"),
         (["eval", "--policy", "x"], "required: --env"),
     ],
 )

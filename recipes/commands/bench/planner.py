@@ -2,9 +2,9 @@
 
 At decision points the simulated table is restored, each candidate executed, and the policy goes on by itself.
 Best-of-K by outcome is the ceiling of one choice; the planner's own choice is compared with a candidate at
-random. Then the same scenes are played whole, with one candidate and with K. The policy needs outcome heads
-and action_law = flow. Give the planner's options as you would let it act. What each key of --json is:
-docs/bench.md.
+random. Then the same scenes are played whole, with one candidate and with K. The policy needs action_law =
+flow, and trained outcome heads or --planner-success 0. Give the planner's options as you would let it act.
+What each key of --json is: docs/bench.md.
 
 Examples:
   hybridpolicy bench planner --policy path/to/pretrained_model --output planner.json
