@@ -188,7 +188,7 @@ def _planner_row(coupling: str, candidates: int) -> Row:
         world_law="flow" if coupling == "cascaded" else "regress",
     )  # fmt: skip
     policy.network.outcome.labels.fill_(1)
-    config, batch = policy.config, observation()
+    batch = observation()
     planner = Planner(policy.queries, PlannerSettings(candidates=candidates))
 
     def call() -> object:
