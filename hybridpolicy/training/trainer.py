@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast, set_seed
 
+from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.training import nonfinite
 from hybridpolicy.training.allocator import keep_freed_memory
 from hybridpolicy.training.average import WeightAverage
@@ -122,6 +123,7 @@ class Trainer:
         Raises:
             NonFiniteError: NaN or infinity in a batch, a loss or a gradient.
             CollapseError: the latents of all samples have become alike.
+            ConfigurationError: a stage teaches nothing to what is trained.
             CheckpointError: a checkpoint could not be written; earlier ones are intact.
             DatasetError, CacheError: a source could not be read.
         """
@@ -164,6 +166,12 @@ class Trainer:
             loss, parts = self.model(batch)
         value = loss.item()
         self._require_finite(value, "the loss", batch)
+        if not loss.requires_grad:
+            raise ConfigurationError(
+                f"train: nothing that is trained ({len(self.parameters)} tensors) has a part in what stage "
+                f"{stage.name!r} teaches ({', '.join(parts or {})}): an adapter learns from actions; leave "
+                "the stage out, or train the base in it"
+            )
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.parameters, stage.grad_clip).item()
         self._require_finite(norm, "the gradient", batch)

@@ -13,7 +13,7 @@ from tiny_training import CAMERAS, SIZE, STATE, make_dataset
 
 from hybridpolicy.adapters import add_adapter, load_adapter
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.errors import CheckpointError, CollapseError, DatasetError
+from hybridpolicy.errors import CheckpointError, CollapseError, ConfigurationError, DatasetError
 from hybridpolicy.modeling_hybrid import HybridPolicy
 from hybridpolicy.objective import LATENT_RANK
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
@@ -164,6 +164,17 @@ def test_an_adapter_is_exported_beside_its_base(root, tmp_path):
     trained = {name: x for name, x in exported.state_dict().items() if ".koch." in name and name in averaged}
     assert any("lora_B" in name and x.any() for name, x in trained.items())
     assert all(torch.equal(x, averaged[name]) for name, x in trained.items())
+
+
+def test_an_adapter_that_nothing_teaches_is_told_of(root, tmp_path):
+    """Video without states: neither the adapter of the action stream nor a projector sees it."""
+    plain = make_run(root, tmp_path / "plain", tmp_path / "cache")
+    policy, config = plain.policy, replace(plain.config, stages=plain.config.stages[:1])
+    add_adapter(policy, "koch")
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    with pytest.raises(ConfigurationError, match=r"nothing that is trained .* learns from actions"):
+        Trainer(config, policy, *plain.processors).run()
 
 
 def test_latents_that_have_become_alike_end_the_run(root, tmp_path):
