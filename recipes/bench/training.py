@@ -41,14 +41,16 @@ def row_names() -> list[str]:
     return [*(f"hybrid {name}, 15 M" for name in COUPLINGS), *PEERS, "hybrid joint"]
 
 
-def _batch(times: int, size: int = BATCH) -> dict[str, Any]:
-    """A normalised micro-batch of two cameras, six joints and `times` moments; 0: without such an axis."""
+def _batch(times: int, size: int, frames: torch.dtype) -> dict[str, Any]:
+    """A normalised micro-batch of two cameras, six joints and `times` moments; 0: without such an axis.
+
+    frames: as the row's loader gives pictures: ours as bytes, LeRobot's as numbers from 0 to 1.
+    """
     rng = torch.Generator().manual_seed(0)
     axis = (times,) if times else ()
-    images = {
-        f"observation.images.{name}": torch.rand(size, *axis, 3, SIZE, SIZE, generator=rng)
-        for name in CAMERAS
-    }
+    white = 255 if frames == torch.uint8 else 1
+    drawn = {name: torch.rand(size, *axis, 3, SIZE, SIZE, generator=rng) for name in CAMERAS}
+    images = {f"observation.images.{name}": (white * x).to(frames) for name, x in drawn.items()}
     return images | {
         "observation.state": torch.randn(size, *axis, JOINTS, generator=rng),
         "action": torch.randn(size, CHUNK, JOINTS, generator=rng),
@@ -66,17 +68,18 @@ class Trained:
     """What a row trains.
 
     needs_future: number of a step → whether its micro-batch holds a future. update: what follows a step.
-    times: moments of a micro-batch without a future, and with one.
+    times: moments of a micro-batch without a future, and with one. frames: type of its pictures.
     """
 
     policy: nn.Module
     needs_future: Callable[[int], bool]
     update: Callable[[], None]
     times: tuple[int, int]
+    frames: torch.dtype
 
     def batches(self, size: int = BATCH) -> Callable[[int], dict[str, Any]]:
         """Number of a step → its micro-batch, one of two."""
-        kinds = [_batch(times, size) for times in self.times]
+        kinds = [_batch(times, size, self.frames) for times in self.times]
         return lambda step: kinds[self.needs_future(step)]
 
 
@@ -85,12 +88,12 @@ def build(name: str) -> Trained:
     if name in PEERS:
         policy = peers(Path(tempfile.mkdtemp()))[name]().train()
         times = 1 if name == "lerobot diffusion" else 0
-        return Trained(policy, lambda step: False, lambda: None, (times, times))
+        return Trained(policy, lambda step: False, lambda: None, (times, times), torch.float32)
     coupling = name.removeprefix("hybrid ").removesuffix(", 15 M")
     recipe = quickstart().policy  # what its users train, but for the loss that only a simulator has
     sizes = LARGE if name.endswith("15 M") else {}
     hybrid = small_policy(coupling=coupling, waypoint_weight=recipe.waypoint_weight, **sizes).train()
-    return Trained(hybrid, hybrid.needs_future, hybrid.update, (1, OFFSETS))
+    return Trained(hybrid, hybrid.needs_future, hybrid.update, (1, OFFSETS), torch.uint8)
 
 
 def measure_work(name: str) -> dict[str, float]:

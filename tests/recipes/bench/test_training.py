@@ -55,12 +55,25 @@ class Products(torch.nn.Module):
 def test_the_work_of_a_sample_is_that_of_its_steps_in_their_proportion(monkeypatch, peer):
     """One step in four looks at three moments, the others at one: 1.5 moments."""
     name = "lerobot act" if peer else "hybrid joint"
-    row = training.Trained(Products(), lambda step: not peer and step % 4 == 0, lambda: None, (1, 3))
+
+    def looks(step):
+        return not peer and step % 4 == 0
+
+    row = training.Trained(Products(), looks, lambda: None, (1, 3), torch.uint8)
     monkeypatch.setattr(training, "build", {name: row}.__getitem__)
     found = training.measure_work(name)
     assert found["future_share"] == (0.0 if peer else 0.25)
     product = 2 * 5 * 5
     assert found["mflops_per_sample"] == pytest.approx(1e-6 * 3 * product * (1.0 if peer else 1.5))
+
+
+def test_pictures_are_as_the_rows_loader_gives_them():
+    for name, dtype, most in (("hybrid joint", torch.uint8, 255), ("lerobot act", torch.float32, 1.0)):
+        batch = training.build(name).batches(2)(0)
+        for camera in training.CAMERAS:
+            pictures = batch[f"observation.images.{camera}"]
+            assert pictures.dtype == dtype
+            assert 0.9 * most < float(pictures.max()) <= most
 
 
 def test_rows_that_are_compared_are_of_one_size():
