@@ -221,15 +221,17 @@ def _play_modes(
     """Episodes at the configured `imagine`; outcomes and the share of plans with a future at every setting
     the coupling offers.
 
-    on_uncertainty: its threshold is calibrated first, on other scenes.
+    on_uncertainty: its threshold is calibrated first, on other scenes of the same kinds of task: left to
+    itself, the twin also asks for what is not there, where most of the doubt is.
     """
     configured = actor.policy.config.imagine
     played: dict[str, list[suites.Played]] = {}
     for mode in COUPLINGS[actor.policy.config.coupling].imagine:
         if mode == "on_uncertainty":
             calibrated = calibrate_imagination(
-                policy, "so101_twin", IMAGINE_RATE, episodes=suites.TABLES, seed=CALIBRATION_SEED
-            )
+                policy, "so101_twin", IMAGINE_RATE, tasks=suites.FAMILIES, episodes=suites.TABLES,
+                seed=CALIBRATION_SEED,
+            )  # fmt: skip
             actor.policy.config.imagine_threshold = calibrated.threshold
         actor.set_imagine(mode)
         with progress(f"imagine = {mode}", len(scenarios), "episodes") as bar:
