@@ -3,14 +3,19 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from embodiments.so101.twin.scenario import draw_scenarios
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError, DatasetError
+from hybridpolicy.evaluation.acting import Actor
 from recipes import couplings_study, stage1_study
 from recipes.commands.progress import progress
+from recipes.twin import study, suites
 from recipes.twin.job import Budget
 from recipes.twin.study import Variant, run_study
 
@@ -153,3 +158,25 @@ def test_unequal_samples_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="make them equal"):
         run_study("mini", "command", pair, (0,), tmp_path, BUDGET, Variation(), progress)
     assert not (tmp_path / "data").exists()
+
+
+def test_doubt_is_measured_on_the_kinds_of_task_that_are_played(monkeypatch, make_policy_folder):
+    """Left to itself the twin also asks for what is not there, and most of the doubt is there."""
+    folder, asked = Path(make_policy_folder(coupling="joint")), {}
+    actor = Actor.load(folder)
+    scenes = draw_scenarios(6, 0, suites.FAMILIES, Variation())
+
+    def calibrated(policy, env, rate, **settings):
+        asked.update(settings)
+        return SimpleNamespace(threshold=0.5)
+
+    def play(actor, scenarios, **_):
+        return [SimpleNamespace(success=(True,), imagined=0, plans=1) for _ in scenarios]
+
+    monkeypatch.setattr(study, "calibrate_imagination", calibrated)
+    monkeypatch.setattr(suites, "play", play)
+    _, modes = study._play_modes(actor, folder, scenes, progress)
+    assert set(modes) == {"never", "on_uncertainty", "always"}
+    assert set(asked["tasks"]) == {scene.family for scene in scenes}
+    assert asked["seed"] != suites.SEED
+    assert actor.policy.config.imagine_threshold == 0.5
