@@ -102,6 +102,13 @@ def _action_tau(config: HybridConfig, noise: CounterNoise, clean: Tensor) -> Ten
     return tau
 
 
+def _world_jitter(row: Coupling, noise: CounterNoise, inverse: Tensor) -> Tensor:
+    """(B,) s: what A will be given clean is imagined, and never exact."""
+    jitter = 0.5 * noise.uniform("jitter", 1)[:, 0]
+    given = {"blocks": torch.ones_like(inverse), "clean": inverse}.get(row.world_shown)
+    return torch.zeros_like(jitter) if given is None else jitter * given
+
+
 def training_plan(
     config: HybridConfig,
     row: Coupling,
@@ -138,11 +145,6 @@ def training_plan(
         world_visible = ~mode["policy_alone"]
         sees_world = (mode["policy"] | mode["inverse"]) if row.action_sees_world else no
     world_tau = torch.where(mode["inverse"], torch.ones_like(world_tau), world_tau)
-    jitter = torch.zeros_like(world_tau)
-    if row.world_shown in ("clean", "blocks"):  # what A will be given is imagined, never exact
-        jitter = noise.uniform("jitter", 1)[:, 0] * 0.5
-    if row.world_shown == "clean":
-        jitter = torch.where(mode["inverse"], jitter, torch.zeros_like(jitter))
     action_tau = _action_tau(config, noise, mode["forward"])
     half = noise.uniform("half", 1)[:, 0] < row.world_sees_action
     sees_action = mode["forward"] | (half & mode["policy"])
@@ -155,7 +157,7 @@ def training_plan(
         world=world,
         action=labelled and set(modes) != {"video"},
         world_tau=world_tau,
-        world_jitter=jitter,
+        world_jitter=_world_jitter(row, noise, mode["inverse"]),
         world_loss=world_loss,
         action_tau=action_tau,
         action_loss=(action_tau < 1.0) & learned[:, None],

@@ -208,7 +208,8 @@ def test_the_command_plans_records_and_refuses(make_policy_folder, tmp_path, cap
     assert all(flags[schema.IMAGINED].to_pylist())  # a planner imagines every candidate
     facts = json.loads((output / FACTS).read_text())
     assert facts["planner"] == {
-        "candidates": 3, "risk": 0.0, "success": 1.0, "budget_ms": None, "gate": False, "goal": None
+        "candidates": 3, "consensus": 1.0, "progress": 0.0, "success": 1.0, "risk": 0.0,
+        "warm_start": False, "budget_ms": None, "gate": False, "goal": None,
     }  # fmt: skip
     assert facts["planning"]["mean_candidates"] == 3.0
     assert facts["planning"]["plans"] > 0
