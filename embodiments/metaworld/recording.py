@@ -1,6 +1,5 @@
 """Demonstrations of Meta-World's scripted experts, written as a LeRobotDataset that stock LeRobot reads."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from embodiments.metaworld.env import CAMERA, EnvSettings
 from embodiments.metaworld.rendering import FrameRenderer
 from embodiments.metaworld.simulation import ACTION_DIM, STATE_DIM, MetaworldSimulation
 from embodiments.metaworld.tasks import resolve_tasks, task_description, train_seed
+from embodiments.partial_folder import PartialFolder
 from embodiments.video_shard import VideoShard, count_values
 
 ROBOT_TYPE = "sawyer_metaworld"
@@ -94,18 +94,19 @@ def record_metaworld(
     """What was written: `episodes_per_task` successes of every task, in a new LeRobotDataset at `root`.
 
     Layouts come from training seeds only (see tasks.py), so no evaluation seed is among them. Raises
-    ValueError for a bad argument, FileExistsError if `root` exists, RuntimeError if an expert fails too
-    often; then nothing is left behind.
+    ValueError for a bad argument or an expert that fails too often, FileExistsError if `root` exists; then
+    nothing is left behind.
     """
     settings = settings or EnvSettings()
     names = _flatten(tasks if isinstance(tasks, str) else ",".join(tasks))
     _check(episodes_per_task, action_noise, hold_steps)
     root = Path(root)
-    meta = create_metadata(root, repo_id, settings.fps, ROBOT_TYPE, _features(settings.render.image_size))
     started = time.perf_counter()
     summary = RecordingSummary(root, settings.fps)
     episodes: list[EncodedEpisode] = []
-    try:
+    with PartialFolder(root) as folder:
+        features = _features(settings.render.image_size)
+        meta = create_metadata(folder.path, repo_id, settings.fps, ROBOT_TYPE, features)
         for shard, name in enumerate(names):
             found = _successful(name, episodes_per_task, seed, settings, action_noise, hold_steps, summary)
             for episode in _encode(found, meta, shard, settings):
@@ -115,9 +116,7 @@ def record_metaworld(
                 if progress is not None:
                     progress(len(episodes), episodes_per_task * len(names))
         finish_dataset(meta, episodes)
-    except BaseException:  # a half-written dataset must not look like one
-        shutil.rmtree(root, ignore_errors=True)
-        raise
+        folder.finish()
     summary.duration_s = time.perf_counter() - started
     return summary
 
@@ -165,7 +164,7 @@ def _successful(
             break
     simulation.close()
     if found < episodes:
-        raise RuntimeError(
+        raise ValueError(
             f"metaworld {task}: the expert succeeded {found} times in {episodes * _ATTEMPTS_PER_EPISODE} "
             f"attempts at action_repeat={settings.action_repeat}, {episodes} wanted; "
             "lower action_repeat or action_noise"

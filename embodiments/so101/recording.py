@@ -7,7 +7,6 @@ simulator can know; they are not under `observation.`, so LeRobot never feeds th
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from embodiments.dataset_writer import EncodedEpisode, create_metadata, finish_dataset
+from embodiments.partial_folder import PartialFolder
 from embodiments.so101.constants import JOINT_NAMES, SO101, TWIN_RATE_HZ
 from embodiments.so101.twin.episode_record import EpisodeRecord
 from embodiments.so101.twin.language import COLOURS, FAMILIES
@@ -167,24 +167,21 @@ def _record(
         raise ValueError(
             f"recording: num_episodes {num_episodes} and workers {workers} must both be at least 1"
         )
-    meta = create_metadata(root, repo_id, TWIN_RATE_HZ, SO101.robot_type, dataset_features(plan.image_size))
-    finished = False
-    try:
+    with PartialFolder(root) as folder:
+        features = dataset_features(plan.image_size)
+        meta = create_metadata(folder.path, repo_id, TWIN_RATE_HZ, SO101.robot_type, features)
         assert meta.video_path is not None
         shards = []
         for index, start in enumerate(range(0, num_episodes, EPISODES_PER_SHARD)):
             paths = tuple(
-                str(root / meta.video_path.format(video_key=key, chunk_index=0, file_index=index))
+                str(folder.path / meta.video_path.format(video_key=key, chunk_index=0, file_index=index))
                 for key in meta.video_keys
             )
             shards.append((plan.shard(index, paths), min(EPISODES_PER_SHARD, num_episodes - start)))
         records, failures = _run_shards(shards, workers, num_episodes, progress)
         episodes = encoded_episodes(records)
         finish_dataset(meta, episodes)
-        finished = True
-    finally:
-        if not finished:  # a half-written dataset must not look like one
-            shutil.rmtree(root, ignore_errors=True)
+        folder.finish()
     attempts = dict(failures)
     for record in (record for shard in records for record in shard):
         attempts[record.family] = attempts.get(record.family, 0) + 1

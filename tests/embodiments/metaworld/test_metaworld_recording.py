@@ -70,7 +70,7 @@ def test_layouts_are_training_layouts_and_failures_are_left_out(monkeypatch: pyt
     assert seeds == [TRAIN_SEED_BASE + attempt for attempt in range(3)]
 
     monkeypatch.setattr(MetaworldSimulation, "expert_action", lambda self: np.zeros(4, np.float32))
-    with pytest.raises(RuntimeError, match="reach-v3: the expert succeeded 0 times in 4 attempts"):
+    with pytest.raises(ValueError, match="reach-v3: the expert succeeded 0 times in 4 attempts"):
         list(recording._successful("reach-v3", 1, 0, EnvSettings(RenderSettings(16), 80), 0.0, 4, summary))
 
 

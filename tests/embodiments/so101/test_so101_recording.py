@@ -1,6 +1,9 @@
 """Recordings: stock LeRobot loads them, and what it loads is what was recorded."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -299,6 +302,21 @@ def test_a_broken_recording_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         recording.record_demonstrations(tmp_path / "half", 3, workers=1, progress=stop)
     assert not (tmp_path / "half").exists()
+
+
+def test_a_recording_that_is_killed_is_no_dataset_and_is_made_again(tmp_path):
+    script = (
+        "import os, signal, sys; from embodiments.so101.recording import record_demonstrations\n"
+        "record_demonstrations(sys.argv[1], 3, image_size=32, workers=1,\n"
+        "                      progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    root = tmp_path / "killed"
+    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not root.exists()
+    assert len(list(tmp_path.iterdir())) == 1  # hidden
+    recording.record_demonstrations(root, 1, image_size=32, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["killed"]
 
 
 def test_the_writer_refuses_wrong_columns(dataset):
