@@ -54,6 +54,39 @@ def wilson_interval(successes: int, episodes: int, *, confidence: float = CONFID
     return Interval(rate, low, high)
 
 
+def paired_rates(first: ArrayLike, second: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
+    """Success rate of `first` − that of `second`, in [−1, 1], of two policies on the *same* N scenes.
+
+    What both share narrows it; where all end alike it is not empty, as a bootstrap's would be.
+    Source: Newcombe 1998, paired data, method 10 (Wilson's intervals, squared and added).
+
+    Args:
+        first, second: (N,) successes, 0 or 1, in the same order.
+
+    Raises:
+        ValueError: lengths differ, no scene, or a value that is neither 0 nor 1.
+    """
+    left, right = _paired_vectors(first, second)
+    if not np.isin((left, right), (0.0, 1.0)).all():
+        raise ValueError("paired_rates: successes are 0 or 1; take `paired_bootstrap` for scores")
+    episodes, wins, others = left.size, int(left.sum()), int(right.sum())
+    a = wilson_interval(wins, episodes, confidence=confidence)
+    b = wilson_interval(others, episodes, confidence=confidence)
+    both = float(left @ right)
+    shared = both * (episodes - wins - others + both) - (wins - both) * (others - both)
+    if shared > 0:
+        shared = max(shared - episodes / 2, 0.0)
+    scale = np.sqrt(float(wins) * (episodes - wins) * others * (episodes - others))
+    phi = shared / scale if scale else 0.0
+
+    def added(x: float, y: float) -> float:
+        return float(np.sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0)))
+
+    value = a.value - b.value
+    low = value - added(a.value - a.low, b.high - b.value)
+    return Interval(value, low, value + added(a.high - a.value, b.value - b.low))
+
+
 def mean_over_runs(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
     """Mean of a figure (N,) of N independent runs, such as training seeds, with Student's t interval.
 
@@ -106,8 +139,8 @@ def paired_bootstrap(
 ) -> Interval:
     """mean(first) − mean(second) with its percentile bootstrap interval over pairs.
 
-    `first` and `second` (N,) are successes (0 or 1) or any score of two policies on the *same* N episode
-    seeds, in the same order: what both share cancels. `groups` as of `bootstrap_mean`.
+    `first` and `second` (N,) are any score of two policies on the *same* N episode seeds, in the same order:
+    what both share cancels. Successes, one of each scene: `paired_rates`. `groups` as of `bootstrap_mean`.
 
     Raises:
         ValueError: lengths differ, or as of `bootstrap_mean`.

@@ -9,7 +9,7 @@ from typing import Any
 from embodiments.so101.twin.scenario import draw_scenarios
 from embodiments.so101.twin.variation import Variation
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.stats import paired_bootstrap
+from hybridpolicy.stats import paired_rates
 from recipes.arm.deploy import Deployment, deploy_on_twin
 from recipes.arm.view import View
 from recipes.job import git_revision, machine
@@ -89,7 +89,7 @@ def _sides(played: list[suites.Played], deployed: Deployment) -> dict[str, Any]:
 
 def _difference(serial: list[bool], direct: list[bool]) -> dict[str, float]:
     """serial − direct over the same scenes."""
-    found = paired_bootstrap([float(one) for one in serial], [float(one) for one in direct])
+    found = paired_rates(serial, direct)
     return {"value": found.value, "low": found.low, "high": found.high}
 
 

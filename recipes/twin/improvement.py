@@ -25,7 +25,7 @@ from hybridpolicy.files import write_json
 from hybridpolicy.fingerprint import fingerprint
 from hybridpolicy.planner import check_planner
 from hybridpolicy.planner_settings import PlannerSettings
-from hybridpolicy.stats import paired_bootstrap
+from hybridpolicy.stats import paired_rates
 from hybridpolicy.training.advantage import advantage_weights, foresee
 from hybridpolicy.training.config import DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.feed import policy_window
@@ -329,6 +329,6 @@ def _figures(won: dict[str, list[int]], first: list[int]) -> dict[str, Any]:
         for name, each in won.items()
     }
     for name, (player, other) in gains.items():
-        gain = paired_bootstrap(won[player], other)
+        gain = paired_rates(won[player], other)
         figures[name] = {"value": gain.value, "low": gain.low, "high": gain.high, "over": "scenes of one run"}
     return figures

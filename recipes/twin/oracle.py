@@ -22,7 +22,14 @@ from embodiments.so101.twin.variation import Variation
 from embodiments.so101.twin.vector_env import SO101TwinVectorEnv
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor, Proposals
-from hybridpolicy.stats import FEWEST_GROUPS, Interval, bootstrap_mean, paired_bootstrap, wilson_interval
+from hybridpolicy.stats import (
+    FEWEST_GROUPS,
+    Interval,
+    bootstrap_mean,
+    paired_bootstrap,
+    paired_rates,
+    wilson_interval,
+)
 from recipes.twin import suites
 from recipes.twin.rollout import Observation, roll
 
@@ -149,7 +156,7 @@ def decision_figures(decisions: Sequence[Decision]) -> dict[str, Any]:
 
 def _closed_loop(one: Sequence[bool], planner: Sequence[bool]) -> dict[str, Any]:
     """Whole episodes on the same scenes; `gain` is what planning at every plan really brings."""
-    gain = paired_bootstrap([float(x) for x in planner], [float(x) for x in one])
+    gain = paired_rates(planner, one)
     return {"one": suites.rate(one), "planner": suites.rate(planner), "gain": _figure(gain)}
 
 

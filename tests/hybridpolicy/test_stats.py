@@ -14,6 +14,7 @@ from hybridpolicy.stats import (
     mean_ranks,
     p50_p95,
     paired_bootstrap,
+    paired_rates,
     spearman,
     wilson_interval,
 )
@@ -117,6 +118,36 @@ def test_pairing_removes_what_both_policies_share() -> None:
     assert paired.value == pytest.approx(0.05)
     assert paired.low > 0
     assert paired_bootstrap(first, rng.permutation(second)).low < 0
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [  # both, only the first, only the second, neither; Newcombe 1998, paired data, table III, method 10
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        ((20, 12, 2, 16), 0.0562, 0.3292),
+        ((59, 0, 1, 0), -0.0886, 0.0450),
+        ((24, 0, 0, 0), -0.1380, 0.1380),  # Wilson's of 24 of 24
+    ],
+)
+def test_paired_rates_have_newcombes_interval(table: tuple[int, ...], low: float, high: float) -> None:
+    first = np.repeat([1, 1, 0, 0], table)
+    second = np.repeat([1, 0, 1, 0], table)
+    found = paired_rates(first, second)
+    assert found.value == pytest.approx((table[1] - table[2]) / sum(table))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    with pytest.raises(ValueError, match="successes are 0 or 1"):
+        paired_rates(first * 0.5, second)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_paired_rates_are_antisymmetric_and_never_certain(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = np.asarray(pairs, dtype=float).T
+    forward, backward = paired_rates(first, second), paired_rates(second, first)
+    assert forward.value == pytest.approx(-backward.value)
+    assert (forward.low, forward.high) == pytest.approx((-backward.high, -backward.low))
+    assert -1 <= forward.low <= forward.value <= forward.high <= 1
+    assert forward.high - forward.low > 0.05
 
 
 @settings(max_examples=25)
