@@ -36,7 +36,7 @@ class Future:
 
     def at(self, index: int) -> "Future":
         """The future at one of its offsets alone, H = 1."""
-        return self.each(lambda x: x[:, index : index + 1])
+        return self.each(lambda x: x[:, index].unsqueeze(1))
 
     def noise(self, noise: CounterNoise) -> "Future":
         """Standard normal numbers of the same shapes."""

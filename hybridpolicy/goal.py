@@ -7,6 +7,7 @@ model is loaded from a hub id or a folder and, by default, receives no gradient 
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,16 @@ class GoalEncoder(nn.Module):
         self._reported: set[str] = set()
         self._cache: dict[str, Tensor] = {}
         self._hidden: dict[str, Tensor] = {}  # of an insulated model, (N, hidden) a text
+        self.register_load_state_dict_post_hook(lambda *_: self._forget())
+
+    def _forget(self) -> None:
+        """What texts mean is worked out again: the weights are others, or elsewhere."""
+        self._cache.clear()
+        self._hidden.clear()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "GoalEncoder":
+        self._forget()
+        return super()._apply(*args, **kwargs)
 
     def _keep_language_layers(self, count: int | None) -> None:
         """Drops the language model's head and, if asked, all layers after the first `count`."""

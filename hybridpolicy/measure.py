@@ -42,7 +42,8 @@ def measure_queries(policy: "HybridPolicy", batch: dict[str, Any]) -> dict[str, 
     figures = _acting(policy, sample, context)
     if sample.times > 1 and COUPLINGS[policy.config.coupling].generative:
         figures |= _imagining(policy, sample, context)
-    if policy.config.outcome_weight > 0 and sample.outcome is not None:
+    heads = policy.config.outcome_weight > 0 and policy.network.outcome.trained
+    if heads and sample.outcome is not None:
         figures |= _judging(policy, sample, context)
     return figures
 

@@ -2,26 +2,23 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable
-from copy import copy, deepcopy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.policies.pretrained import PreTrainedPolicy
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hybridpolicy.configuration_hybrid import EMBEDDED, HybridConfig
+from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.context import Sample, check_normalised, num_given, num_taken, present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.dataset_facts import adopt_dataset, keep_facts
 from hybridpolicy.doubt import disagreement, sample_spread
 from hybridpolicy.embodiment import Embodiment
-from hybridpolicy.errors import CheckpointError, ConfigurationError, NonFiniteError
-from hybridpolicy.fingerprint import fingerprint
+from hybridpolicy.errors import ConfigurationError, NonFiniteError
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.measure import measure_queries
 from hybridpolicy.network import Context, HybridNetwork
@@ -31,22 +28,18 @@ from hybridpolicy.optional_keys import QUALITY
 from hybridpolicy.queries import Queries
 from hybridpolicy.rate import RateWatch
 from hybridpolicy.statistics import relative_action_std
+from hybridpolicy.stored import LANGUAGE_MODEL, StoredPolicy
 
 logger = logging.getLogger(__name__)
 _ACTING = 1 << 40  # noise counters of acting start here, far from any training step
-LANGUAGE_MODEL = "network.goal.model."
-GOAL_HASH = "goal_sha256"
 
 
-class HybridPolicy(PreTrainedPolicy):
+class HybridPolicy(StoredPolicy):
     """Vision-language goal, world-model prior and action expert in one LeRobot policy.
 
     Batches are those of LeRobot after its preprocessor (shapes in `context.Sample`). Chunks leave in the
     pipeline's normalised units; LeRobot's postprocessor gives them their physical ones.
     """
-
-    config_class = HybridConfig
-    name = "hybrid"
 
     def __init__(
         self,
@@ -204,20 +197,32 @@ class HybridPolicy(PreTrainedPolicy):
         self._checked = True
         return self.network.encode_context(sample, self.embodiment, past=self._memory.recall(sample.size))
 
+    @contextmanager
+    def look(self, remember: bool = True) -> Iterator[None]:
+        """Around one look and the plan made from it: one that fails leaves no trace, nor, with `remember`
+        False, one that does not.
+        """
+        before = copy(self._memory), self._acts, self._last_plan, self._last_sent
+        try:
+            yield
+        except BaseException:
+            remember = False
+            raise
+        finally:
+            if not remember:
+                self._memory, self._acts, self._last_plan, self._last_sent = before
+
     @torch.no_grad()
-    def observe(self, batch: dict[str, Any], elapsed: int | None = None, remember: bool = True) -> Context:
+    def observe(self, batch: dict[str, Any], elapsed: int | None = None) -> Context:
         """The context a plan starts from. It is remembered, and part of the past of later plans.
 
         Args:
             elapsed: control ticks since the last plan; None: `n_action_steps`.
-            remember: False: a look that leaves no trace.
         """
-        before = None if remember else deepcopy(self._memory)
         self._memory.advance(self.config.n_action_steps if elapsed is None else elapsed)
         context = self.context(batch)
         views = context.latents.split(self.config.tokens_per_view, dim=1)
         self._memory.store(dict(zip(context.cameras, views, strict=True)), context.state)
-        self._memory = self._memory if before is None else before
         return context
 
     def _asking(self, sample: Sample) -> Sample:
@@ -229,10 +234,10 @@ class HybridPolicy(PreTrainedPolicy):
         check_normalised(f"quality = {self.config.quality:g}", quality)
         return replace(sample, vectors=sample.vectors | {wanted: quality.expand(sample.size, 1, 1)})
 
-    def acting_noise(self, count: int, device: torch.device, remember: bool = True) -> CounterNoise:
-        """Noise of the next query: of the seed and of how many were asked, and remembered, since `reset`."""
-        number, self._acts = self._acts + 1, self._acts + remember
-        return CounterNoise(self.config.seed, _ACTING + number, torch.arange(count, device=device))
+    def acting_noise(self, count: int, device: torch.device) -> CounterNoise:
+        """Noise of the next query: of the seed and of how many were asked since `reset`."""
+        self._acts += 1
+        return CounterNoise(self.config.seed, _ACTING + self._acts, torch.arange(count, device=device))
 
     @torch.no_grad()
     def predict_action_chunk(
@@ -251,31 +256,37 @@ class HybridPolicy(PreTrainedPolicy):
                 its first `inference_delay` actions are kept as they are (training-time real-time chunking).
             elapsed: control ticks since the last chunk was asked for; None: as what was left over tells, else
                 `n_action_steps`. Tells a policy its past, and a plan what the last one promised.
+
+        Raises:
+            NonFiniteError: the chunk holds NaN or infinity. Nothing is remembered of the look.
         """
         self.embodiment.check_statistics()
-        if elapsed is None and prev_chunk_left_over is not None:
-            elapsed = num_taken(prev_chunk_left_over, self._last_sent, self.config.chunk_size)
-        context = self.observe(batch, elapsed)
-        clean = None
-        if prev_chunk_left_over is not None and inference_delay:
-            clean = self.committed(prev_chunk_left_over, inference_delay, context)
-        noise = self.acting_noise(context.size, context.latents.device)
-        on_demand = self.config.imagine == "on_uncertainty"
-        chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
-        given = 0 if clean is None else clean.shape[1]
-        self.last_doubt = self._doubt(chunk, context, noise, elapsed, given) if on_demand else None
-        self._last_plan = chunk  # where a future is on demand: as planned without one
-        always = self.config.imagine == "always"
-        self.last_imagined = torch.full((len(chunk),), always, dtype=torch.bool, device=chunk.device)
-        if self.last_doubt is not None:
-            self.last_imagined = self.last_doubt > self.config.imagine_threshold
-            if bool(self.last_imagined.any()):
-                imagined = self._act(context, noise, clean, "always")
-                chunk = torch.where(self.last_imagined[:, None, None], imagined, chunk)
-        if not bool(torch.isfinite(chunk).all()):
-            raise NonFiniteError("hybrid: the chunk holds NaN or infinity; look at the cameras and the state")
-        self._last_sent = chunk
-        return chunk
+        with self.look():
+            if elapsed is None and prev_chunk_left_over is not None:
+                elapsed = num_taken(prev_chunk_left_over, self._last_sent, self.config.chunk_size)
+            context = self.observe(batch, elapsed)
+            clean = None
+            if prev_chunk_left_over is not None and inference_delay:
+                clean = self.committed(prev_chunk_left_over, inference_delay, context)
+            noise = self.acting_noise(context.size, context.latents.device)
+            on_demand = self.config.imagine == "on_uncertainty"
+            chunk = self._act(context, noise, clean, "never" if on_demand else self.config.imagine)
+            given = 0 if clean is None else clean.shape[1]
+            self.last_doubt = self._doubt(chunk, context, noise, elapsed, given) if on_demand else None
+            self._last_plan = chunk  # where a future is on demand: as planned without one
+            always = self.config.imagine == "always"
+            self.last_imagined = torch.full((len(chunk),), always, dtype=torch.bool, device=chunk.device)
+            if self.last_doubt is not None:
+                self.last_imagined = self.last_doubt > self.config.imagine_threshold
+                if bool(self.last_imagined.any()):
+                    imagined = self._act(context, noise, clean, "always")
+                    chunk = torch.where(self.last_imagined[:, None, None], imagined, chunk)
+            if not bool(torch.isfinite(chunk).all()):
+                raise NonFiniteError(
+                    "hybrid: the chunk holds NaN or infinity; look at the cameras and the state"
+                )
+            self._last_sent = chunk
+            return chunk
 
     def _act(self, context: Context, noise: CounterNoise, clean: Tensor | None, imagine: str) -> Tensor:
         chunk = self.queries.act(context, noise, imagine=imagine, clean=clean)
@@ -310,65 +321,7 @@ class HybridPolicy(PreTrainedPolicy):
             self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(dim=1))
         return self._queue.popleft()
 
-    # -- saving and loading
-    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        config = copy(self.config)
-        config.embodiment = self.base_embodiment
-        config._save_pretrained(save_directory)
-        state = self.state_dict() if state_dict is None else state_dict
-        keep = {  # LoRA renames q.weight to q.base_layer.weight; the base is stored as if there were none
-            name.replace(".base_layer", ""): tensor.detach().cpu().contiguous().clone()
-            for name, tensor in state.items()
-            if self._is_stored(name)
-        }
-        facts = {"format": "pt"}
-        if self._goal_is_frozen:
-            facts[GOAL_HASH] = fingerprint(self.network.goal.model.state_dict())
-        save_file(keep, str(save_directory / "model.safetensors"), metadata=facts)
-        self.network.goal.save_tokenizer(save_directory)
-
-    @property
-    def _goal_is_frozen(self) -> bool:
-        return self.config.goal_model != EMBEDDED and self.config.goal_train == "insulated"
-
-    def _is_stored(self, name: str) -> bool:
-        """Frozen pretrained parts are named by id, revision and hash; adapters have their own folders."""
-        of_adapter = "lora_" in name or (
-            name.startswith("embodiments.") and not name.startswith(f"embodiments.{self.base_embodiment}.")
-        )
-        return not of_adapter and not (self._goal_is_frozen and name.startswith(LANGUAGE_MODEL))
-
-    @classmethod
-    def _load_as_safetensor(
-        cls, model: "HybridPolicy", model_file: str, map_location: str, strict: bool
-    ) -> "HybridPolicy":
-        """Loads strictly, whatever LeRobot asks for: a policy with missing weights is no policy."""
-        given = load_file(model_file, device="cpu")
-        own = model.state_dict()
-        expected = {name for name in own if model._is_stored(name)}
-        missing, surplus = sorted(expected - given.keys()), sorted(given.keys() - expected)
-        wrong = sorted(n for n in expected & given.keys() if given[n].shape != own[n].shape)
-        if missing or surplus or wrong:
-            raise CheckpointError(
-                f"hybrid: {model_file} does not fit this configuration: {_some('missing', missing)}, "
-                f"{_some('surplus', surplus)}, {_some('of another shape', wrong)}. Load it with the "
-                "config.json saved beside it"
-            )
-        model._check_goal(model_file)
-        model.load_state_dict(given, strict=False)
-        return model
-
-    def _check_goal(self, model_file: str) -> None:
-        """Refuses a frozen goal model other than the one this checkpoint was trained with."""
-        with safe_open(model_file, framework="pt") as file:
-            saved = (file.metadata() or {}).get(GOAL_HASH)
-        if saved and self._goal_is_frozen and saved != fingerprint(self.network.goal.model.state_dict()):
-            raise CheckpointError(
-                f"hybrid: {model_file} was trained with another {self.config.goal_model} (revision "
-                f"{self.config.goal_revision}): its weights have changed since. Give goal_model the "
-                "original, or set goal_revision to the commit it was"
-            )
-
+    # -- loading
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> "HybridPolicy":
         config, meta = kwargs.get("config"), kwargs.get("dataset_meta")
@@ -381,19 +334,9 @@ class HybridPolicy(PreTrainedPolicy):
             policy.set_statistics(kwargs["dataset_stats"])
         return policy
 
-    def base_hash(self) -> str:
-        """SHA-256 of the shared weights (no projectors, no LoRA): what an adapter is bound to."""
-        state = self.network.state_dict().items()
-        return fingerprint({name.replace(".base_layer", ""): t for name, t in state if "lora_" not in name})
-
     # -- LeRobot's --peft.*
     def _get_default_peft_targets(self) -> dict[str, Any]:
         return {
             "target_modules": rf"network\.{self.network.streams.lora_targets}",
             "modules_to_save": [f"embodiments.{self.base_embodiment}"],  # projectors and their statistics
         }
-
-
-def _some(what: str, names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{len(names)} {what}" + (f" ({', '.join(names[:3])}…)" if names else "")

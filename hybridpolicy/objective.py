@@ -195,7 +195,7 @@ class Objective:
             real = token_validity(sample, context, self.config.tokens_per_view)  # padding is no future
             prefix = network.streams.encode(world, real, prefix)
         chunk = wanted is not None and noise.batch_uniform("outcome.chunk") < 0.5
-        if network.training:
+        if network.training and network.outcome.out.weight.requires_grad:  # beside an adapter they are frozen
             network.outcome.count(*sample.outcome, chunk)
         if chunk:
             given = torch.ones_like(wanted[..., 0])

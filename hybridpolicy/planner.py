@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.couplings import COUPLINGS, Coupling
+from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import ConfigurationError, NonFiniteError, QueryError
 from hybridpolicy.flow import CounterNoise
 from hybridpolicy.future import Future
@@ -96,6 +97,11 @@ class Planner:
         self._timed_at = 0
         self.num_plans = self.num_candidates = 0  # made, and imagined for them, since the beginning
 
+    @property
+    def embodiment(self) -> Embodiment:
+        """The arm it plans for."""
+        return self._queries.embodiment
+
     @torch.no_grad()
     def plan(
         self,
@@ -177,7 +183,8 @@ class Planner:
                 "the state"
             )
         passed = passed & numbers
-        none, usable = ~passed.any(dim=1), passed | ~passed.any(dim=1, keepdim=True)
+        none = ~passed.any(dim=1)
+        usable = torch.where(none[:, None], numbers, passed)
         best = scores.masked_fill(~usable, -torch.inf).argmax(dim=1)
         flat = best + count * torch.arange(context.size, device=best.device)
         chosen = future.each(lambda x: x[flat])

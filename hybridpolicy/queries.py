@@ -88,9 +88,11 @@ class Queries:
             clean: as of `act`.
 
         Raises:
-            QueryError: A was not trained on true futures in this row.
+            QueryError: A was not trained on true futures in this row, or the future is of other offsets or
+                lacks what the policy's have.
         """
         self._row.require("infer_actions")
+        self._check_whole(context, future)
         if self._row.world_shown == "blocks":
             return self._roll(context, noise, future=future, clean=clean)[1]
         prefix = self._with_clean(context, context.prefix, self._as_shown(context, future))
@@ -106,7 +108,7 @@ class Queries:
 
         Raises:
             QueryError: the policy has no outcome heads, or nothing trained them, or its row has no future to
-                show them.
+                show them, or the future is none of this policy's.
         """
         if self.config.outcome_weight == 0 or not self.network.outcome.trained:
             raise QueryError(
@@ -117,11 +119,29 @@ class Queries:
         prefix = context.prefix
         if future is not None:
             self._row.require("imagine")
+            self._check_whole(context, future)
             prefix = self._with_clean(context, prefix, future)
         if actions is not None:
             tokens = self.network.action_tokens(actions, torch.ones_like(actions[..., 0]), self.embodiment)
             prefix = self.network.streams.encode(tokens, _all(tokens), prefix, actions=True)
         return self.network.outcome(self.network.streams, prefix)
+
+    def _check_whole(self, context: Context, future: Future) -> None:
+        """Refuses a future unlike those of training: tokens of a part of one would be taken for others."""
+        offsets = list(self.config.world_offsets)
+        if future.latents.shape[1] != len(offsets):
+            raise QueryError(
+                f"hybrid: a future of {future.latents.shape[1]} moments; this policy's have {len(offsets)}, "
+                f"{offsets} frames ahead: give all of them, as `imagine` does"
+            )
+        start = self.network.start_future(context)
+        lacks = ["the state"] * (start.state is not None and future.state is None)
+        lacks += sorted(start.vectors.keys() - future.vectors.keys())
+        if lacks:
+            raise QueryError(
+                f"hybrid: a future without {' and '.join(lacks)}, which this policy's have; give all of it, "
+                "as `imagine` does"
+            )
 
     @property
     def _row(self) -> Coupling:

@@ -72,7 +72,25 @@ def normalisation(
             "recompute them with LeRobot's dataset tools, or normalise by MEAN_STD"
         )
     low, high = (as_tensor(stats[key][name]) for name in RANGES[mode])
-    return (high + low) / 2, (high - low) / 2
+    return (high + low) / 2, torch.where(high - low > UNCHANGED, (high - low) / 2, 1.0)
+
+
+def usable(stats: dict[str, dict[str, Any]], key: str, size: int) -> dict[str, Any]:
+    """A column's statistics with which nothing is divided by nothing: a number that never changed in the data
+    has deviation 1, and every range of it reaches 1 to both sides. Raises as `mean_std`.
+    """
+    _, std = mean_std(stats, key, size)
+    entry = {**stats[key], "std": std.numpy()}
+    for low, high in RANGES.values():
+        if entry.get(low) is None or entry.get(high) is None:
+            continue
+        least, most = (as_tensor(entry[name]) for name in (low, high))
+        constant, middle = most - least <= UNCHANGED, (least + most) / 2
+        if not bool(constant.any()):
+            continue
+        entry[low] = torch.where(constant, middle - 1.0, least).numpy()
+        entry[high] = torch.where(constant, middle + 1.0, most).numpy()
+    return entry
 
 
 def _columns(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -50,7 +50,7 @@ class DreamWorld:
 
         seeds: of each episode's noise; with the same seed, start and actions it is the same dream.
         """
-        self._texts, self._ticks = texts, 0
+        self._texts, self._anchors = texts, 0
         self._seeds = torch.as_tensor(list(seeds), device=self._config.device)
         self._anchor = self._encode(pixels, state, None)
         self._taken: list[np.ndarray] = []
@@ -63,8 +63,7 @@ class DreamWorld:
         held = [self._taken[-1]] * (self._config.chunk_size - len(self._taken))
         chunk = torch.from_numpy(np.stack([*self._taken, *held], axis=1)).to(self.latents.device)
         policy, anchor = self._policy, self._anchor
-        self._ticks += 1
-        noise = CounterNoise(self._config.seed, _DREAMING + self._ticks, self._seeds)
+        noise = CounterNoise(self._config.seed, _DREAMING + self._anchors, self._seeds)  # one dream an anchor
         given = policy.embodiment.from_physical(chunk, anchor.state)
         future = policy.queries.imagine(anchor, noise, actions=given)
         reached = next(i for i, offset in enumerate(self._offsets) if offset >= len(self._taken))
@@ -72,6 +71,7 @@ class DreamWorld:
         self.state = policy.embodiment.denormalise_state(future.state[:, reached]).float().cpu().numpy()
         if len(self._taken) == self._offsets[-1]:
             self._anchor, self._taken = self._encode(self.pictures(), self.state, self.latents), []
+            self._anchors += 1
 
     @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:

@@ -235,12 +235,29 @@ class Actor:
         """
         if self._planner is None:
             raise ConfigurationError("hybrid: no planner to propose with; call set_planner first")
+        with self.policy.look(remember):
+            return self._choose(self.batch(pixels, state, texts, extra), left_over, delay, elapsed)
+
+    def _choose(
+        self, batch: dict[str, Any], left_over: torch.Tensor | None, delay: int, elapsed: int | None
+    ) -> tuple[Proposals, torch.Tensor | None]:
+        """As `choose`, of a batch."""
+        assert self._planner is not None
+        if self._planner.embodiment is not self.policy.embodiment:
+            raise ConfigurationError(
+                "hybrid: the planner was set for another arm than is active now; call set_planner again"
+            )
         since = time.perf_counter()
-        context = self.policy.observe(self.batch(pixels, state, texts, extra), elapsed, remember)
+        context = self.policy.observe(batch, elapsed)
         body, device, warm, committed = self.policy.embodiment, context.latents.device, None, None
         if left_over is not None and len(left_over) == context.size:
             warm = body.to_network(left_over, context.state)
             committed = self.policy.committed(left_over, delay, context) if delay else None
+            if committed is not None and not bool(committed.isfinite().all()):
+                raise ConfigurationError(
+                    "hybrid: some of these arms go on with their last plan and some stand, so not all can "
+                    f"keep the {committed.shape[1]} actions that are executed meanwhile; plan for each apart"
+                )
         goal = self.goal
         if goal is not None:
             if len(goal) not in (1, context.size):
@@ -250,7 +267,7 @@ class Actor:
                 )
             goal = goal.expand(context.size, -1, -1)
         plan = self._planner.plan(
-            context, lambda count: self.policy.acting_noise(count, device, remember),
+            context, lambda count: self.policy.acting_noise(count, device),
             warm=warm, committed=committed, since=since, goal=goal,
         )  # fmt: skip
         count = plan.candidates.shape[1]

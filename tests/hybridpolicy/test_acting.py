@@ -1,5 +1,7 @@
 """Acting: one step of regression, queues, real-time chunking, relative actions, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,12 @@ from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, suppor
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.doubt import disagreement
+from hybridpolicy.embodiment import Embodiment
 from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError, QueryError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.flow import CounterNoise
+from hybridpolicy.future import Future
+from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 
 FIXED = ("never", "always")  # on_uncertainty is one of the two, decided at run time
@@ -295,6 +300,66 @@ def test_an_actor_trained_on_another_device_acts_on_this_one(make_policy, stats,
     actor = Actor.load(tmp_path)
     pixels = {name: np.zeros((1, 32, 32, 3), np.uint8) for name in policy.config.cameras}
     assert actor.chunk(pixels, np.array([[10.0, -50.0, 80.0, 40.0]]), ["push"]).shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("imagine", ["never", "on_uncertainty"])
+def test_a_look_that_fails_leaves_no_trace(make_policy, make_batch, imagine):
+    fields = {
+        "coupling": "joint",
+        "optional_context": ["past"],
+        "past_offsets": [-2],
+        "imagine": imagine,
+        "imagine_threshold": 1e-3,
+    }
+    policy = make_policy(**fields).eval()
+    first, second = make_batch(2, 0), make_batch(2, 0)
+    bad = {key: value.clone() if torch.is_tensor(value) else value for key, value in second.items()}
+    bad["observation.state"][1, 0] = float("nan")
+    policy.predict_action_chunk(first)
+    expected = policy.predict_action_chunk(second)
+    doubt = policy.last_doubt
+    policy.reset()
+    policy.predict_action_chunk(first)
+    with pytest.raises(NonFiniteError):
+        policy.predict_action_chunk(bad)
+    assert torch.equal(policy.predict_action_chunk(second), expected)
+    if doubt is not None:
+        assert torch.equal(policy.last_doubt, doubt)
+        assert bool(policy.last_imagined.all())
+
+
+def test_a_part_of_a_future_is_no_future(make_policy, make_batch):
+    """Tokens of its last moment alone would be taken for those of the first."""
+    noise = CounterNoise(0, 0, torch.arange(2))
+    for coupling in ("joint", "cascaded", "autoregressive"):
+        policy = make_policy(coupling=coupling, outcome_weight=1.0).eval()
+        context = policy.context(make_batch(2, 0))
+        future = policy.queries.imagine(context, noise)
+        for wrong in (future.at(-1), Future.join([future, future.at(-1)])):
+            with pytest.raises(QueryError, match=r"this policy's have 2, \[2, 4\] frames ahead"):
+                policy.queries.infer_actions(context, noise, wrong)
+            with pytest.raises(QueryError, match="give all of them"):
+                policy.queries.evaluate(context, wrong)
+        with pytest.raises(QueryError, match="a future without the state"):
+            policy.queries.infer_actions(context, noise, replace(future, state=None))
+
+
+def test_a_planner_is_of_one_arm_and_arms_that_stand_plan_apart(make_policy, make_batch, stats):
+    policy = make_policy(coupling="joint", action_law="flow", rtc_share=0.5).eval()
+    pre, post = make_hybrid_pre_post_processors(policy.config, stats)
+    actor = Actor(policy, pre, post)
+    actor.set_planner(PlannerSettings(2, success=0.0))
+    pixels = {name: np.zeros((2, 32, 32, 3), np.uint8) for name in policy.config.cameras}
+    asked = (pixels, np.tile(stats["action"]["mean"], (2, 1)), ["push"] * 2)
+    _, chosen = actor.choose(*asked)
+    left = chosen[:, 2:].clone()
+    assert actor.choose(*asked, left_over=left, delay=1)[1] is not None
+    left[1] = torch.nan
+    with pytest.raises(ConfigurationError, match="some stand, so not all can keep the 1 actions"):
+        actor.choose(*asked, left_over=left, delay=1)
+    policy.embodiments["arm"] = Embodiment(policy.config)
+    with pytest.raises(ConfigurationError, match="for another arm than is active now"):
+        actor.choose(*asked)
 
 
 # -- imagination on demand

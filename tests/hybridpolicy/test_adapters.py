@@ -52,6 +52,18 @@ def test_an_adapter_on_tied_streams_is_saved_and_comes_back(
     assert torch.equal(fresh.predict_action_chunk(batch), policy.predict_action_chunk(batch))
 
 
+def test_outcomes_beside_an_adapter_teach_the_frozen_heads_nothing(
+    make_policy, make_batch, train_steps, stats, tmp_path
+):
+    make_policy(rtc_share=0.0, outcome_weight=0.5).save_pretrained(tmp_path / "base")
+    policy = HybridPolicy.from_pretrained(tmp_path / "base")
+    add_adapter(policy, "koch")
+    labels = {"outcome.labels": torch.rand(8, 3).round(), "outcome.known": torch.ones(8, 3)}
+    train_steps(policy, make_batch(8) | labels, 2)
+    save_adapter(policy, tmp_path / "koch", *make_hybrid_pre_post_processors(policy.config, stats))
+    assert load_adapter(HybridPolicy.from_pretrained(tmp_path / "base"), tmp_path / "koch") == "koch"
+
+
 def test_training_an_adapter_leaves_the_base_as_it_was(base, adapted):
     policy, _ = adapted()
     assert policy.base_hash() == HybridPolicy.from_pretrained(base).base_hash()

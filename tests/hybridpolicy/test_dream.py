@@ -134,6 +134,12 @@ def test_a_dream_is_a_function_of_its_seed_and_the_actions(dream):
     swapped = dreamt([4, 0])  # whatever place an episode has in the batch
     torch.testing.assert_close(swapped.flip(0), first)
     assert not torch.allclose(dreamt([3, 1]), first)  # the same two starts, other dreams
+    dreamt([0, 4])
+    env.step(actions)  # to the same offset, under the same actions: one dream, and not another draw of it
+    assert torch.equal(env._world.latents, first)
+    for _ in range(3):
+        env.step(actions)
+    assert not torch.allclose(env._world.latents, first)
 
 
 def test_what_is_shown_is_the_decoded_moment_and_depends_on_the_actions(dream):

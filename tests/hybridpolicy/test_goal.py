@@ -141,6 +141,15 @@ def test_the_cache_ends_with_the_weights_it_was_made_by(make_policy):
     assert not torch.equal(policy.eval().network.goal(text), before)
 
 
+def test_the_cache_ends_where_other_weights_are_loaded_or_it_moves(make_policy):
+    policy, other = make_policy().eval(), make_policy().eval()
+    text = ["push the red block"]
+    policy.network.goal(text)
+    policy.load_state_dict(other.state_dict())
+    assert torch.equal(policy.network.goal(text), other.network.goal(text))
+    assert policy.double().network.goal(text).dtype == torch.float64
+
+
 def test_a_text_means_the_same_in_any_batch(make_policy):
     goal = make_policy().eval().network.goal
     alone = goal(["push the red block"])

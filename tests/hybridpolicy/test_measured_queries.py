@@ -53,6 +53,13 @@ def test_the_success_head_is_scored_where_the_label_is_known(make_policy, make_b
     assert not [name for name in policy.measure(unknown) if name.endswith("_brier")]
 
 
+def test_heads_that_nothing_was_shown_yet_are_not_measured(make_policy, make_batch):
+    policy = make_policy(coupling="vla", outcome_weight=1.0).eval()
+    policy.network.outcome.labels.zero_()
+    known = {"outcome.labels": torch.ones(4, 3), "outcome.known": torch.ones(4, 3)}
+    assert set(policy.measure(make_batch(4) | known)) == EXPECTED["vla"]
+
+
 def test_video_without_actions_measures_imagination_alone(make_policy, make_batch):
     policy = make_policy(coupling="joint").eval()
     batch = {key: value for key, value in make_batch(8).items() if not key.startswith("action")}

@@ -271,7 +271,8 @@ def test_the_past_is_what_was_seen_when_planning(make, whole_batch):
     assert torch.equal(policy.predict_action_chunk(looks[0], elapsed=2), by_count)
     policy.reset()
     policy.observe(looks[-2])  # as a planner does
-    policy.observe(looks[-4], remember=False)  # as somebody does who only wants to know
+    with policy.look(remember=False):  # as somebody does who only wants to know
+        policy.observe(looks[-4])
     assert torch.equal(policy.predict_action_chunk(looks[0]), by_count)
     assert not torch.allclose(by_count, alone, atol=1e-5)
 

@@ -338,6 +338,21 @@ def test_where_none_passes_the_plan_says_so_and_holds_nothing_to_send(planning):
     assert [v is None for v in plan.violations[0]] == [False] * 3
 
 
+def test_of_refused_candidates_the_one_that_is_shown_holds_numbers(planning, monkeypatch):
+    policy, context, noise = planning()
+    act = policy.queries.act
+
+    def broken(self, *args, **kwargs):
+        chunks = act(*args, **kwargs)
+        chunks[0] = torch.nan
+        return chunks
+
+    monkeypatch.setattr(type(policy.queries), "act", broken)
+    plan = Planner(policy.queries, PlannerSettings(3), Refusing({0, 1, 2})).plan(context, noise)
+    assert plan.chosen[0] == -1
+    assert bool(plan.future.latents.isfinite().all())
+
+
 def test_a_gate_needs_to_know_where_the_arm_is(make_policy, make_batch):
     blind = make_policy(state=False, coupling="joint", **HEADS).eval()
     with pytest.raises(ConfigurationError, match=r"no observation\.state; train it with one"):

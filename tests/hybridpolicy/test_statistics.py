@@ -67,6 +67,26 @@ def test_the_policy_knows_the_units_its_pipeline_normalises_to(make_config, stat
     torch.testing.assert_close(posture, state)
 
 
+@pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES"])
+def test_a_number_that_never_changed_comes_back_and_is_told_in_its_own_unit(make_config, stats, mode):
+    names = {"min": -3.0, "q01": -2.0, "q99": 11.0, "max": 13.0}
+    ranges = {name: np.array([2.0, value, value, value]) for name, value in names.items()}
+    still = {"mean": np.array([2.0, 0.0, 0.0, 0.0]), "std": np.array([0.0, 1.0, 1.0, 1.0])}
+    given = dict.fromkeys(stats, still | ranges)
+    mapping = {"VISUAL": NormalizationMode.IDENTITY} | dict.fromkeys(
+        ("STATE", "ACTION"), NormalizationMode(mode)
+    )
+    config = make_config(normalization_mapping=mapping)
+    body = HybridPolicy(config, dataset_stats=given).embodiment
+    pre, post = make_hybrid_pre_post_processors(config, given)
+    state = torch.tensor([[2.0, 1.0, 1.0, 1.0], [2.01, 1.0, 1.0, 1.0]])
+    seen = pre({"observation.state": state, "task": ["push"] * 2})["observation.state"]
+    torch.testing.assert_close(seen[:, 0], torch.tensor([0.0, 0.01]))
+    torch.testing.assert_close(body.normalise_state(state), seen)
+    torch.testing.assert_close(body.to_physical(torch.ones(1, 4, 4), seen[:1])[0], post(torch.ones(1, 4, 4)))
+    assert given["action"]["min"][0] == 2.0, "what was handed in stays as it was"
+
+
 def test_a_range_without_its_statistics_is_refused(make_config, stats):
     mapping = {"STATE": NormalizationMode.MEAN_STD, "ACTION": NormalizationMode.QUANTILES}
     with pytest.raises(ConfigurationError, match=r"'action' is .* by QUANTILES, .* have no \['q01', 'q99'\]"):
