@@ -23,6 +23,7 @@ from hybridpolicy.evaluation.closed_loop import (
     environment_config,
     rate,
     roll,
+    shares,
 )
 from recipes.collect_dataset import SUCCESS, TERMINATED, TIME_LIMIT, CollectedDataset, Episode
 
@@ -154,7 +155,7 @@ def _batches(
     tables = _open(actor, config, settings)
     played = 0
     try:
-        for vector, count in zip(tables, _shares(settings.episodes, len(tables)), strict=True):
+        for vector, count in zip(tables, shares(settings.episodes, len(tables)), strict=True):
             for start in range(0, count, vector.num_envs):
                 batch = _Batch(actor, vector, settings.first_scene + played, settings.noise)
                 number = min(vector.num_envs, count - start)
@@ -167,11 +168,6 @@ def _batches(
                 played += number
     finally:
         _close(tables)
-
-
-def _shares(episodes: int, tasks: int) -> list[int]:
-    """How many of them each task has; the first ones have one more where they do not divide."""
-    return [episodes // tasks + (task < episodes % tasks) for task in range(tasks)]
 
 
 def _close(tables: Iterable[Any]) -> None:

@@ -9,7 +9,7 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.training.config import TrainConfig
 from recipes.so101_quickstart import BUDGET, imitated
 from recipes.so101_quickstart import recipe as quickstart
-from recipes.twin.study import Variant, run_study
+from recipes.twin.study import Variant, check_base, run_study
 
 SEEDS = (0, 1, 2)
 COMMAND = "hybridpolicy train --recipe couplings_study"
@@ -26,7 +26,11 @@ def variants(config: TrainConfig) -> list[Variant]:
 
     A row without a world prior can have no stage 1, so none has but the quickstart: all others see equally
     many samples of the same demonstrations.
+
+    Raises:
+        ConfigurationError: `config` sets a coupling, streams or other stages.
     """
+    check_base(config, recipe(), ("coupling", "streams"))
     rows = [("joint", "two", "with"), *((row, "two", "without") for row in COUPLINGS)]
     found = []
     for name, streams, stage1 in [*rows, ("joint", "tied", "without")]:

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from hybridpolicy.errors import ConfigurationError
+from hybridpolicy.files import write_json
 from hybridpolicy.training.config import TrainConfig
 from hybridpolicy.training.run import train_recipe
 from hybridpolicy.training.trainer import TrainSummary
@@ -36,11 +37,20 @@ class Phases:
     def phase(self, name: str, continues: bool = False) -> Iterator[None]:
         """Times the block; `continues` adds to what the same phase took in earlier runs of the job."""
         start = time.perf_counter()
-        yield
         before = self._earlier.get(name, 0.0) if continues else 0.0
-        self._spent[name] = before + time.perf_counter() - start
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self._earlier | self._spent))
+        try:
+            yield
+        finally:  # what was interrupted took its time, too
+            self._spent[name] = before + time.perf_counter() - start
+            self._write()
+
+    def at_least(self, name: str, seconds: float) -> None:
+        """What `name` is known to have taken over all runs: one that was killed could not say so."""
+        self._spent[name] = max(self._spent[name], seconds)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, self._earlier | self._spent)
 
     @property
     def seconds(self) -> list[dict[str, Any]]:
@@ -73,13 +83,23 @@ def describe_run(config: TrainConfig, summary: TrainSummary) -> dict[str, Any]:
         "git": git_revision(),
         "options": options,
         "params": summary.num_parameters,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "peak_memory_mib": peak_memory_mib(),
         "train": {"samples_per_s": last.samples / last.seconds},
         "train_minutes": summary.seconds / 60.0,
         "train_core_minutes": summary.cpu_seconds / 60.0,
         "stage2": {"samples": last.samples, "seconds": last.seconds},
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
     }
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # rusage begins, in a child, with what its parent held
+        held = dict(line.split(":", 1) for line in status.read_text().splitlines())["VmHWM"]
+        return float(held.removesuffix("kB")) / 1024.0
+    unit = 1024.0**2 if sys.platform == "darwin" else 1024.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def machine() -> str:

@@ -76,6 +76,7 @@ def run(output: Path, *, seed: int = 0, progress: Any, config: TrainConfig | Non
                                  action_noise=NOISE, progress=bar.update)  # fmt: skip
     with phases.phase("train", continues=True):
         summary = train(config)
+    phases.at_least("train", summary.seconds)
     with phases.phase("evaluate"), progress("evaluating mt8", EPISODES * len(MT8), "episodes") as bar:
         result = evaluate_policy(str(summary.policy_path), "hybrid_metaworld", tasks=tuple(MT8),
                                  episodes=EPISODES * len(MT8), seed=EVALUATION_SEED, progress=bar.update,

@@ -24,7 +24,7 @@ from recipes.commands.data.location import locate
 
 KNOWN_ARMS: tuple[EmbodimentSpec, ...] = (SO101,)
 SMALLEST_SIDE = 96  # pixels of the shorter image side after resizing
-HELD_OUT_SHARE = 20  # one episode in so many, the last ones, is only looked at to see what generalises
+HELD_OUT_SHARE = 20  # one episode in so many is only looked at to see what generalises
 HELD_OUT_ROLLOUTS = 8  # one rollout in so many is kept to measure the outcome heads on
 FEWEST_EPISODES = 5  # of which one is held out
 CHUNK_S, REPLAN_S = 0.8, 0.2
@@ -194,15 +194,22 @@ def recorded_calibration(root: Path) -> str | None:
 
 
 def seen_episodes(episodes: int, every: int = HELD_OUT_SHARE) -> tuple[int, ...]:
-    """Those to learn from: all but the last one in `every`, one at least; () for all of a few."""
-    return tuple(range(episodes - max(1, episodes // every))) if episodes >= FEWEST_EPISODES else ()
+    """Those to learn from: all but one in `every`, one at least; () for all of a few.
+
+    What is left out lies evenly among them: recordings of several tasks are mostly made task by task.
+    """
+    if episodes < FEWEST_EPISODES:
+        return ()
+    count = max(1, episodes // every)
+    left_out = {episodes * (n + 1) // count - 1 for n in range(count)}
+    return tuple(episode for episode in range(episodes) if episode not in left_out)
 
 
 def _say_held_out(episodes: int, every: int) -> str:
     seen = len(seen_episodes(episodes, every))
     if not seen:
         return f"nothing of {episodes} episodes, fewer than {FEWEST_EPISODES}: nothing is measured on them"
-    return f"{episodes - seen} of {episodes} episodes, the last, to measure on"
+    return f"{episodes - seen} of {episodes} episodes, evenly among them, to measure on"
 
 
 def describe_rollouts(given: str) -> str:

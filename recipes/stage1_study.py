@@ -9,7 +9,7 @@ from hybridpolicy.training.config import TrainConfig
 from recipes.so101_quickstart import BUDGET as QUICKSTART
 from recipes.so101_quickstart import imitated, resized
 from recipes.so101_quickstart import recipe as quickstart
-from recipes.twin.study import Variant, run_study
+from recipes.twin.study import Variant, check_base, run_study
 
 SEEDS = (0, 1, 2)
 # So many that no scene is seen often enough to be learned by heart.
@@ -39,7 +39,12 @@ def recipe(root: str = "outputs/stage1_study") -> TrainConfig:
 
 
 def variants(config: TrainConfig) -> list[Variant]:
-    """The four cells. Without stage 1, its samples are demonstrations too: every cell sees equally many."""
+    """The four cells. Without stage 1, its samples are demonstrations too: every cell sees equally many.
+
+    Raises:
+        ConfigurationError: `config` sets the privileged loss or other stages.
+    """
+    check_base(config, recipe(), ("objects_weight", "objects_count"))
     world, policy = config.stages
     stages = {
         "with": [world, policy],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CAMERAS = tuple(camera.name for camera in SO101.cameras)
 SUITE = "so101_twin"
-ALL_TASKS = ("touch", "push", "bin", "absent")
+ALL_TASKS = ("touch", "push", "bin")  # those that ask for a block that is there
 
 
 @EnvConfig.register_subclass(SUITE)
@@ -26,8 +26,9 @@ ALL_TASKS = ("touch", "push", "bin", "absent")
 class SO101TwinEnvConfig(EnvConfig):
     """The twin for `lerobot-eval` and `lerobot-train`.
 
-    task: "all", or one or more families separated by commas; each family is one task of the suite. The other
-    fields are those of `Variation`. `workers`: simulation processes per vector environment, 0 for none.
+    task: "all" (touch, push, bin), or one or more families separated by commas, also "absent" (a block that
+    is not there: right is to stand still) and "two_stage"; each is one task of the suite. The other fields
+    are those of `Variation`. `workers`: simulation processes per vector environment, 0 for none.
     """
 
     task: str | None = "all"
@@ -69,7 +70,7 @@ class SO101TwinEnvConfig(EnvConfig):
         if self.task in (None, "all"):
             return ALL_TASKS
         assert self.task is not None
-        names = tuple(name.strip() for name in self.task.split(","))
+        names = tuple(dict.fromkeys(name.strip() for name in self.task.split(",")))
         unknown = [name for name in names if name not in FAMILIES]
         if unknown:
             raise ValueError(

@@ -43,9 +43,10 @@ def calibrate_imagination(folder: str | Path, env: str, rate: float, **evaluatio
     seen: list[float] = []
     result = evaluate_policy(actor, env, watch=seen.extend, **evaluation)
     if len(seen) < FEWEST_PLANS:
+        episodes = result["success"]["episodes"]
         raise ConfigurationError(
-            f"calibrate: {len(seen)} plans in these episodes; a quantile needs {FEWEST_PLANS} or more, run "
-            "more episodes"
+            f"calibrate: {len(seen)} plans in {episodes} episodes; a quantile needs {FEWEST_PLANS} or more, "
+            f"which takes about {-(-episodes * FEWEST_PLANS // len(seen))} episodes"
         )
     threshold = float(np.quantile(seen, 1.0 - rate))
     if threshold <= 0:

@@ -153,7 +153,8 @@ def evaluate_policy(
     **settings: Any,
 ) -> dict[str, Any]:
     """Returns {"success": {"rate", "low", "high", "episodes", "by_task"}, "imagined_share"} over `episodes`
-    resets in all; the latter of plans that were made with an imagined future.
+    resets in all, as equally many of each task as they divide into; the latter of plans that were made with
+    an imagined future.
 
     Named columns of the policy (`optional_context`) come from the environment's entries of those names.
 
@@ -172,10 +173,11 @@ def evaluate_policy(
     actor = policy if isinstance(policy, Actor) else Actor.load(policy, imagine)
     names = list(create_tables(config, 1))  # first: it says what a configuration still lacks
     actor.check_rate(float(config.fps))
-    each = max(episodes // len(names), 1)
     outcomes: dict[str, list[bool]] = {}
     imagined: list[bool] = []
-    for played, name in enumerate(names, start=1):
+    for each, name in zip(shares(episodes, len(names)), names, strict=True):
+        if not each:
+            continue
         vector = create_tables(config, min(each, MOST_TABLES))[name]
         results: list[tuple[str, bool]] = []
         while len(results) < each:
@@ -185,8 +187,13 @@ def evaluate_policy(
         for task, success in results:
             outcomes.setdefault(task, []).append(success)
         if progress is not None:
-            progress(played * each, each * len(names))
+            progress(sum(map(len, outcomes.values())), episodes)
     return {"success": _figures(outcomes), "imagined_share": float(np.mean(imagined))}
+
+
+def shares(episodes: int, tasks: int) -> list[int]:
+    """How many of them each task has; the first ones have one more where they do not divide."""
+    return [episodes // tasks + (task < episodes % tasks) for task in range(tasks)]
 
 
 def _run_batch(

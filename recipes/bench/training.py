@@ -5,7 +5,6 @@ so that what else the machine does falls on all of them.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from hybridpolicy.training.allocator import keep_freed_memory
 from recipes.bench.latency import LARGE, small_policy
 from recipes.bench.peers import CAMERAS, CHUNK, JOINTS, SIZE, TEXT, TEXT_TOKENS, peers
 from recipes.bench.work import count_flops
+from recipes.commands.failures import CommandError
+from recipes.job import peak_memory_mib
 from recipes.so101_quickstart import recipe as quickstart
 
 BATCH = 32
@@ -138,10 +139,9 @@ def measure(name: str, seconds: float, precision: str) -> dict[str, float]:
         row.update()
         done += 1
     rate = (done - WARM_UP) * BATCH / (time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     return {
         "samples_per_s": rate,
-        "peak_memory_mib": peak,
+        "peak_memory_mib": peak_memory_mib(),
         "params": sum(p.numel() for p in policy.parameters()),
     }
 
@@ -150,12 +150,12 @@ def measure_apart(name: str, seconds: float, precision: str) -> dict[str, float]
     """`measure` in a process of its own.
 
     Raises:
-        RuntimeError: the process failed; its last words are in the message.
+        CommandError: the process failed; its last words are in the message.
     """
     command = [sys.executable, "-m", "recipes.bench.training", name, str(seconds), precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"bench train: row {name!r} ended with {done.returncode}: {done.stderr[-800:]}")
+        raise CommandError(f"bench train: row {name!r} ended with {done.returncode}: {done.stderr[-800:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from hybridpolicy.couplings import IMAGINE_MODES
-from recipes.commands import environment, planning
+from recipes.commands import environment, files, planning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the first reset; default: %(default)s")
     parser.add_argument("--imagine", choices=IMAGINE_MODES, help="default: what the policy was saved with")
     planning.add_arguments(parser)
-    parser.add_argument("--output", metavar="DIR", help="also write report.json there")
+    parser.add_argument("--output", metavar="DIR", help="also write evaluation.json there")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,11 +45,14 @@ def run(args: argparse.Namespace) -> int:
 
     planning.check(args)
     environment.check_episodes(args)
+    file = Path(args.output) / "evaluation.json" if args.output else None
+    files.check_new(file, "--output")
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.evaluation import evaluate_policy
     from hybridpolicy.evaluation.acting import Actor
     from hybridpolicy.files import write_json
     from recipes.commands.progress import progress
+    from recipes.job import git_revision, machine
 
     settings = environment.settings(args)
     actor = Actor.load(args.policy, args.imagine)
@@ -73,8 +76,12 @@ def run(args: argparse.Namespace) -> int:
     print(f"{result['imagined_share']:.1%} of plans were made with an imagined future")
     if actor.num_held:
         print(f"in {actor.num_held} of {actor.num_planned} plans no candidate passed the gate: the arm stood")
-    if args.output:
-        file = Path(args.output) / "report.json"
-        write_json(file, result | {"planner": planner and planner | (actor.planning or {})})
-        print(f"report: {file}")
+    if file is not None:
+        asked = {
+            "policy": {"path": args.policy, "base": actor.policy.base_hash()}, "env": args.env,
+            "tasks": list(environment.tasks(args)), "env_set": settings, "seed": args.seed,
+            "imagine": actor.policy.config.imagine, "planner": planner and planner | (actor.planning or {}),
+        }  # fmt: skip
+        write_json(file, asked | result | {"machine": machine(), "git": git_revision()})
+        print(f"evaluation: {file}")
     return 0

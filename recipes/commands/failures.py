@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dis
 import errno
-import traceback
 
 from hybridpolicy.errors import HybridPolicyError
 
@@ -36,14 +36,23 @@ class CommandError(HybridPolicyError):
 def is_deliberate(error: BaseException) -> bool:
     """Whether `error` is meant for the user, and not a bug that needs its traceback.
 
-    It is, if its class is ours, or the system refused something, or one of our own lines raised a plain
-    ValueError or ImportError: in this house they are about a user's value; `assert` is about our invariants.
+    It is, if its class is ours, or the system refused something, or a `raise` of our own is the origin of a
+    plain ValueError or ImportError: in this house they are about a user's value; `assert` is about our
+    invariants, and what Python itself finds wrong in one of our lines is a bug.
     """
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in OUR_PACKAGES:
         return True
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
-    return isinstance(error, (ValueError, ImportError)) and raised_in.partition(".")[0] in OUR_PACKAGES
+    if not isinstance(error, (ValueError, ImportError)) or error.__traceback__ is None:
+        return False
+    origin = error.__traceback__
+    while origin.tb_next is not None:
+        origin = origin.tb_next
+    frame = origin.tb_frame
+    ours = frame.f_globals.get("__name__", "").partition(".")[0] in OUR_PACKAGES
+    return ours and any(
+        line.offset == origin.tb_lasti and line.opname == "RAISE_VARARGS"
+        for line in dis.get_instructions(frame.f_code)
+    )
 
 
 def describe(error: BaseException) -> str:

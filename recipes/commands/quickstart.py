@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `quickstart`."""
     parser.add_argument("--output", default="outputs/quickstart", metavar="DIR", help="default: %(default)s")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of recording, training and evaluation; default: %(default)s"
+        "--seed",
+        type=int,
+        default=0,
+        help="of recording and training; evaluation plays the same scenes always; default: %(default)s",
     )
 
 

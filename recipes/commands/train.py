@@ -2,8 +2,8 @@
 
 Your own dataset is a folder or a Hub id that lerobot-record wrote; cameras, joints, units and rate are read
 from it, shown, and checked against the known arms before anything is trained. The output folder holds
-checkpoints, metrics.jsonl and the resolved configuration. `accelerate launch -m recipes.commands train ...`
-runs the same on several devices.
+checkpoints, metrics.jsonl and the resolved configuration. `accelerate launch -m recipes.commands train
+--dataset ...` runs the same on several devices.
 
 Examples:
   hybridpolicy train --list
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             print(describe_rollouts(rollouts))
     else:
         config = get_recipe(args.recipe)(*output)
+    if args.recipe and any(assignment.startswith("output_dir=") for assignment in args.set):
+        raise CommandError("--set output_dir: a recipe's data lie beside its run; give both with --output")
     config = _set(config, args.set)
     if args.dry_run:
         from hybridpolicy.training.config import encode_recipe
@@ -100,6 +103,12 @@ def train(config: Any, *, resume: bool, job: Callable[..., Path] | None = None) 
 
     `job`: the recipe's whole job, which also records its data, evaluates and reports.
     """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if job is not None and processes > 1:
+        raise CommandError(
+            f"recipe {config.name!r} also records, evaluates and reports, in one process, and this is one of "
+            f"{processes}: run it without `accelerate launch`, or train on several with --dataset"
+        )
     checkpoints = Path(config.output_dir) / "checkpoints"
     if checkpoints.exists() and not resume:
         raise CommandError(

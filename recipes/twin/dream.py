@@ -62,27 +62,29 @@ def _readers(
         raise ConfigurationError(
             f"dream fit: {held_out} of {total} episodes held out; allowed 1 … {total - 1}"
         )
-    seen = _trained_on(policy, dataset, total)
-    if seen > total - held_out:
+    trained_on = _trained_on(policy, dataset, total)
+    unseen = [episode for episode in range(total) if episode not in trained_on]
+    if len(unseen) < held_out:
         raise ConfigurationError(
-            f"dream fit: the policy was trained on episode {seen - 1} of {dataset}, and the last {held_out} "
-            f"of {total} are to be held out; "
-            + (f"hold out {total - seen} or fewer" if seen < total else "give recordings it has not seen")
+            f"dream fit: the policy was trained on {len(trained_on)} of {total} episodes of {dataset}, and "
+            f"{held_out} it has not seen are to be held out; "
+            + (f"hold out {len(unseen)} or fewer" if unseen else "give recordings it has not seen")
         )
-    fitting = DatasetSource(str(dataset), episodes=tuple(range(total - held_out)))
+    held = set(unseen[-held_out:])
+    fitting = DatasetSource(str(dataset), episodes=tuple(e for e in range(total) if e not in held))
     reader = SourceReader(fitting, every.cache, policy_window(config))
     rest = reader.left_out()
     assert rest is not None
     return reader, rest
 
 
-def _trained_on(policy: Path, dataset: Path, total: int) -> int:
-    """One more than the last episode of `dataset` the checkpoint `policy` says it was trained on; else 0."""
+def _trained_on(policy: Path, dataset: Path, total: int) -> set[int]:
+    """Episodes of `dataset` the checkpoint `policy` says it was trained on."""
     if not (policy / RECIPE_FILE).is_file():
-        return 0
+        return set()
     sources = (source for stage in load_recipe(policy).stages for source in stage.sources)
     known = [source for source in sources if source.root and Path(source.root).resolve() == dataset.resolve()]
-    return max((max(source.episodes, default=total - 1) + 1 for source in known), default=0)
+    return {episode for source in known for episode in source.episodes or range(total)}
 
 
 def _truth(reader: SourceReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

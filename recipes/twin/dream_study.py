@@ -151,17 +151,21 @@ def run_study(
         "episodes": episodes,
     }
     path = output / "dream_study.json"
-    rows = _measured(path, made)
+    known, rows = _measured(path, made), []
     with progress("policies, on the twin and in the dream", len(actors), "policies") as bar:
         for actor in actors:
-            weights = fingerprint(actor.policy.state_dict())
-            if not any((row["policy"], row["weights"]) == (actor.name, weights) for row in rows):
+            config = actor.policy.config
+            asked = {"policy": actor.name, "weights": fingerprint(actor.policy.state_dict()),
+                     "imagine": config.imagine, "imagine_threshold": config.imagine_threshold}  # fmt: skip
+            row = next((row for row in known if asked.items() <= row.items()), None)
+            if row is None:
                 true = [bool(p.success[0]) for p in suites.play(actor, scenarios, workers=workers)]
                 actor.reset()
                 imagined = imagined_success(actor, env, episodes)
-                sides = {"true": _side(true), "imagined": _side(imagined)}
-                rows.append({"policy": actor.name, "weights": weights, **sides})
-                _write(path, rows, world, made)
+                row = asked | {"true": _side(true), "imagined": _side(imagined)}
+                known.append(row)
+            rows.append(row)
+            _write(path, rows, known, world, made)
             bar.advance()
     return path
 
@@ -176,15 +180,18 @@ def _measured(path: Path, made: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     study = json.loads(path.read_text(encoding="utf-8"))
     require_same(path, study.get("made"), made)
-    rows: list[dict[str, Any]] = study["policies"]
+    rows: list[dict[str, Any]] = study["policies"] + study.get("others", [])
     return rows
 
 
-def _write(path: Path, rows: list[dict[str, Any]], world: Path, made: dict[str, Any]) -> None:
+def _write(
+    path: Path, rows: list[dict[str, Any]], known: list[dict[str, Any]], world: Path, made: dict[str, Any]
+) -> None:
+    """`rows`: of the policies that were asked for, and judged. `known`: also of others, kept for later."""
     study = {
         "title": "Does success in the dream tell success on the table?",
         "machine": machine(), "git": git_revision(), "world": str(world), "made": made, "policies": rows,
-        **agreement(rows),
+        "others": [row for row in known if row not in rows], **agreement(rows),
     }  # fmt: skip
     write_json(path, study)
 

@@ -1,5 +1,6 @@
 """One whole job on the twin: record, train, evaluate, report. Quickstart and longer recipe both run it."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from hybridpolicy.couplings import COUPLINGS
 from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.world import measure_world
+from hybridpolicy.files import write_json
 from hybridpolicy.training.bench import measure_loader
 from hybridpolicy.training.config import DatasetSource, TrainConfig
 from hybridpolicy.training.feed import policy_window
 from hybridpolicy.training.loader import SourceReader, open_readers
 from hybridpolicy.training.trainer import TrainSummary
 from recipes.arm.deploy import deploy_on_twin
-from recipes.job import Phases, describe_run, train
+from recipes.job import Phases, describe_run, require_same, train
 from recipes.report.bars import QUICKSTART_BARS, Bar, judge_bars
 from recipes.report.html import write_report_html
 from recipes.report.media import EpisodeClip
@@ -74,6 +76,7 @@ def run_job(
         record(output / "data", budget, variation, seed, progress)
     with phases.phase("train", continues=True):
         summary = train(config)
+    phases.at_least("train", summary.seconds)
     actor = Actor.load(summary.policy_path)
     with phases.phase("evaluate"):
         figures, clips = evaluate(actor, budget, variation, progress)
@@ -121,7 +124,17 @@ def check_coupling(config: TrainConfig) -> None:
 
 
 def record(folder: Path, budget: Budget, variation: Variation, seed: int, progress: Any) -> None:
-    """Records what is not there yet."""
+    """Records what is not there yet.
+
+    Raises:
+        ConfigurationError: what is there was recorded with another seed, or more or fewer episodes.
+    """
+    made = {"seed": seed, "demonstrations": budget.demonstrations, "play": budget.play}
+    note = folder / "recorded.json"
+    if note.is_file():
+        require_same(note, json.loads(note.read_text(encoding="utf-8")), made)
+    elif not folder.exists():  # not of recordings from before this was noted
+        write_json(note, made)
     jobs = (("demonstrations", record_demonstrations, budget.demonstrations, 0),
             ("play", record_play, budget.play, 10_000_000))  # fmt: skip
     for name, recorder, episodes, offset in jobs:

@@ -30,7 +30,7 @@ from hybridpolicy.errors import ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
 from hybridpolicy.evaluation.calibration import calibrate_imagination
 from hybridpolicy.files import write_json
-from hybridpolicy.stats import mean_over_runs, paired_bootstrap
+from hybridpolicy.stats import mean_over_runs, paired_rates
 from hybridpolicy.training.config import TrainConfig, encode_recipe
 from recipes.job import git_revision, machine, train
 from recipes.twin import suites
@@ -47,6 +47,21 @@ class Variant:
     @property
     def name(self) -> str:
         return "_".join(f"{factor}-{level}" for factor, level in self.factors.items())
+
+
+def check_base(config: TrainConfig, recipe: TrainConfig, varied: Sequence[str]) -> None:
+    """Raises ConfigurationError where `config` differs from its `recipe` in what the study varies itself.
+
+    varied: fields of `policy`; stages are varied, too.
+    """
+    changed = [f"policy.{x}" for x in varied if getattr(config.policy, x) != getattr(recipe.policy, x)]
+    if len(config.stages) != len(recipe.stages):
+        changed.append("stages")
+    if changed:
+        raise ConfigurationError(
+            f"study {recipe.name!r}: {' and '.join(changed)} set, which the study varies; leave it out, or "
+            "train one with another recipe, such as so101_quickstart"
+        )
 
 
 def run_study(
@@ -311,6 +326,6 @@ def _difference(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]])
     """
     by_seed = [float(np.mean(a) - np.mean(b)) for a, b in zip(first, second, strict=True)]
     alone = len(by_seed) == 1
-    interval = paired_bootstrap(first[0], second[0]) if alone else mean_over_runs(by_seed)
+    interval = paired_rates(first[0], second[0]) if alone else mean_over_runs(by_seed)
     figures = {"value": interval.value, "low": interval.low, "high": interval.high}
     return {**figures, "over": "scenes of one seed" if alone else "seeds", "by_seed": by_seed}

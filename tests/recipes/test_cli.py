@@ -180,6 +180,35 @@ def test_a_run_is_never_continued_or_mixed_by_accident(tmp_path, monkeypatch, ca
     assert re.search("holds a run already; go on with --resume", capsys.readouterr().err)
 
 
+def test_a_job_is_no_task_for_several_processes_nor_its_folder_for_set(monkeypatch, capsys):
+    asked = ["train", "--recipe", "so101_quickstart"]
+    assert main([*asked, "--set", "output_dir=elsewhere", "--dry-run"]) == 2
+    assert "give both with --output" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(asked) == 2
+    assert "this is one of 2: run it without `accelerate launch`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["bench", "train", "--seconds", "0"], "--seconds 0 --rounds 2; give more than 0 s"),
+        (["bench", "train", "--rounds", "0"], "give more than 0 s, and 1 round"),
+        (["bench", "loader", ".", "--seconds", "0"], "--seconds 0; measure for more than 0 s"),
+        (
+            ["bench", "planner", "--policy", "x", "--output", "."],
+            "--output: . is a folder; name a file in it",
+        ),
+        (["arm", "compare", "--policy", "x", "--rate", "5000"], "rate is 5000; allowed is"),
+        (["arm", "compare", "--policy", "x", "--episodes", "0"], "episodes is 0; allowed is"),
+        (["arm", "compare", "--policy", "x", "--output", f"{__file__}/x.json"], "is a file, so"),
+    ],
+)
+def test_what_cannot_be_measured_or_written_is_refused_before_the_work(asked, message, capsys):
+    assert main(asked) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def run_with(monkeypatch, error, *options):
     """Exit code of `hybridpolicy info` whose body raises `error`."""
 
@@ -227,6 +256,11 @@ def test_a_plain_value_error_of_ours_is_a_message_and_of_others_is_a_bug(monkeyp
     assert capsys.readouterr().err.startswith("hybridpolicy info: Sourced: value nan is not finite")
     monkeypatch.setattr(info, "collect_facts", lambda **_: fail_inside_numpy())
     with pytest.raises(ValueError, match="cannot reshape"):
+        main(["info"])
+    ours: dict = {"__name__": "recipes.somewhere"}
+    exec("def unpack(): first, second = [1]", ours)  # of our own line, but no refusal
+    monkeypatch.setattr(info, "collect_facts", lambda **_: ours["unpack"]())
+    with pytest.raises(ValueError, match="not enough values to unpack"):
         main(["info"])
 
 

@@ -21,6 +21,7 @@ from hybridpolicy import outcome_schema as schema
 from hybridpolicy.configuration_hybrid import HybridConfig
 from hybridpolicy.errors import CheckpointError, ConfigurationError
 from hybridpolicy.evaluation.acting import Actor
+from hybridpolicy.evaluation.closed_loop import shares
 from hybridpolicy.training.config import DatasetSource, StageConfig, TrainConfig
 from hybridpolicy.training.metrics import read_metrics
 from hybridpolicy.training.run import read_metadata, train_recipe
@@ -249,7 +250,7 @@ def test_scenes_are_nobody_elses():
 
 
 def test_episodes_are_shared_out_and_memory_is_kept(sawyer, monkeypatch):
-    assert collecting._shares(7, 3) == [3, 2, 2]
+    assert shares(7, 3) == [3, 2, 2]
     monkeypatch.setattr(collecting, "KEPT_BYTES", 4 * 32 * 32 * 3 * 5)  # of 4 steps, so 5 tables
     config = SETTINGS.configuration()
     for episodes, tasks, tables in ((40, 2, 5), (3, 2, 2), (1, 1, 1)):

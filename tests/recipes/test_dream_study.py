@@ -119,11 +119,11 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(dream_study, name, few)
     monkeypatch.setattr(dream, "FRAMES", 128)
     asked = ["--dataset", str(data), "--cache-dir", cache]
-    trained_on(policy, DatasetSource(str(data), episodes=(0, 1, 4)))
+    trained_on(policy, DatasetSource(str(data), episodes=(0, 1, 2, 4, 5)))
     assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", *asked]) == 2
-    assert "was trained on episode 4 of" in (said := capsys.readouterr().err)
+    assert "was trained on 5 of 6 episodes of" in (said := capsys.readouterr().err)
     assert "hold out 1 or fewer" in said
-    trained_on(policy, DatasetSource(str(data), episodes=(0, 1, 2, 3)))
+    trained_on(policy, DatasetSource(str(data), episodes=(0, 1, 2, 4)))
     assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", "--steps", "2", *asked]) == 0
     fitted = json.loads(capsys.readouterr().out)
     assert fitted["cameras"] == ["front", "wrist"]
@@ -143,6 +143,12 @@ def test_from_recordings_to_a_study(policy, tmp_path, monkeypatch, capsys):
     again = {"episodes": 3, "judge": "auto", "progress": quiet, "workers": 0}
     assert dream_study.run_study(policy, [policy], tmp_path / "out", **again) == path
     assert json.loads(path.read_text()) == study
+    with monkeypatch.context() as fewer:  # what is not asked for now is kept, and judged no more
+        fewer.setattr(dream_study, "NOISES", ())
+        fewer.setattr(dream_study, "FEWEST_POLICIES", 1)
+        dream_study.run_study(policy, [policy], tmp_path / "out", **again)
+    asked_for, kept = (json.loads(path.read_text())[name] for name in ("policies", "others"))
+    assert (asked_for, kept) == (study["policies"][:1], study["policies"][1:])
     with pytest.raises(ConfigurationError, match="made with other episodes; choose an empty folder"):
         dream_study.run_study(policy, [policy], tmp_path / "out", **again | {"episodes": 4})
     assert main(["dream", "fit", "--policy", str(policy), "--held-out", "2", "--steps", "3", *asked]) == 0

@@ -92,11 +92,14 @@ def test_eval_plans_towards_the_pictures(goal, policy_folder, tmp_path, monkeypa
     actors, set_goal = [], Actor.set_goal
     monkeypatch.setattr(Actor, "set_goal", lambda self, given: (actors.append(self), set_goal(self, given)))
     asked = ["eval", "--policy", policy_folder, "--env", "so101_twin", "--episodes", "3", "--planner-k", "2"]
-    asked += ["--output", str(tmp_path / "out")]
-    assert main([*asked, "--planner-goal", str(folder)]) == 0
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    written = ["--output", str(tmp_path / "out")]
+    assert main([*asked, *written, "--planner-goal", str(folder)]) == 0
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert report["planner"]["goal"] == str(folder)
     assert report["planner"]["plans"] > 0
+    assert (report["env"], report["seed"], report["success"]["episodes"]) == ("so101_twin", 1000, 3)
+    assert main([*asked, *written, "--planner-goal", str(folder)]) == 2
+    assert "evaluation.json is there already" in capsys.readouterr().err
     (actor,) = actors
     reference = Actor.load(policy_folder)
     set_goal(reference, found)

@@ -49,6 +49,22 @@ def finished(tmp_path_factory):
     return output, chosen, path
 
 
+@pytest.mark.parametrize(
+    ("module", "policy", "named"),
+    [
+        (couplings_study, {"coupling": "vla"}, "policy.coupling"),
+        (couplings_study, {"streams": "tied"}, "policy.streams"),
+        (stage1_study, {"objects_weight": 0.5}, "policy.objects_weight"),
+    ],
+)
+def test_what_a_study_varies_is_not_to_be_set(module, policy, named):
+    config = module.recipe()
+    with pytest.raises(ConfigurationError, match=f"{named} set, which the study varies; leave it out"):
+        module.variants(replace(config, policy=replace(config.policy, **policy)))
+    with pytest.raises(ConfigurationError, match="stages set"):
+        module.variants(replace(config, stages=config.stages[-1:]))
+
+
 def test_the_four_cells_see_equally_many_samples(tmp_path):
     variants = stage1_study.variants(stage1_study.recipe(str(tmp_path)))
     assert len({variant.name for variant in variants}) == 4

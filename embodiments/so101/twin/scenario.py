@@ -27,6 +27,11 @@ class Scenario:
     monitor: tuple[Task, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Short name of what is asked; of a block that is not there, it says so."""
+        return f"absent_{self.task.name}" if self.family == "absent" else self.task.name
+
+    @property
     def max_steps(self) -> int:
         """Ticks after which the episode is cut."""
         return MAX_STEPS_TWO_STAGE if self.task.second is not None else MAX_STEPS

@@ -146,7 +146,7 @@ class SO101TwinVectorEnv(VectorEnv):
         """One value per table, as gymnasium's vector environments give it."""
         per_table = {
             "task_description": lambda: tuple(s.instruction for s in self._scenarios),
-            "task": lambda: tuple(s.task.name for s in self._scenarios),
+            "task": lambda: tuple(s.name for s in self._scenarios),
             "family": lambda: tuple(s.family for s in self._scenarios),
             "_max_episode_steps": lambda: (self._max_episode_steps,) * self.num_envs,
             "render": self.render,

@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints both successes and their difference."""
     import lerobot_policy_hybrid
+    from recipes.arm.setup import RunSettings
+    from recipes.commands import files
 
+    RunSettings(
+        "the simulated arm", args.policy, rate_hz=args.rate, episodes=args.episodes
+    )  # refused now, not after one side
+    files.check_writable(Path(args.output) if args.output else None, "--output")
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.files import write_json
     from recipes.arm.compare import compare_on_twin

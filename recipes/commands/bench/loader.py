@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
     from hybridpolicy.training.config import DatasetSource
     from hybridpolicy.training.loader import Window
     from recipes.commands.data.location import locate
+    from recipes.commands.failures import CommandError
 
+    if args.seconds <= 0:
+        raise CommandError(f"--seconds {args.seconds:g}; measure for more than 0 s")
     root, repo_id = locate(args.dataset)
     measured = measure_loader(
         DatasetSource(root, repo_id),

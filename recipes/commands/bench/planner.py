@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recipes.commands import planning
+from recipes.commands import files, planning
 
 CANDIDATES = 8
 
@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if args.planner_k < 2:
         raise CommandError(f"--planner-k is {args.planner_k}; there is a choice from 2 candidates on")
 
+    file = Path(args.output) if args.output else None
+    files.check_writable(file, "--output")
+
     from hybridpolicy.evaluation.acting import Actor
     from hybridpolicy.files import write_json
     from recipes.commands.progress import progress
@@ -64,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
         found = measure_planner(actor, planner, settings, progress=bar.update)
     facts |= planner.planning or {}
     found = {"policy": policy, "planner": facts, **found, "machine": machine(), "git": git_revision()}
-    if args.output:
-        write_json(Path(args.output), found)
+    if file is not None:
+        write_json(file, found)
     if args.json:
         print(json.dumps(found, indent=2))
         return 0

@@ -44,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from recipes.commands.progress import progress
     from recipes.job import git_revision, machine
 
+    if args.seconds <= 0 or args.rounds < 1:
+        raise CommandError(
+            f"--seconds {args.seconds:g} --rounds {args.rounds}; give more than 0 s, and 1 round"
+        )
     names = args.only or row_names()
     for name in names:
         if name not in row_names():

@@ -1,6 +1,7 @@
 """Decode a dataset's frames once, for training that never waits.
 
-Training does this by itself when it starts; doing it before lets several runs share the frames.
+Training does this by itself when it starts. Doing it before lets several runs share the frames: give them
+`--set cache_dir=outputs/cache`, and here the size and cameras that `train --dry-run` shows.
 
 Examples:
   hybridpolicy data cache path/to/dataset --size 96 96
