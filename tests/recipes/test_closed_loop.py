@@ -161,6 +161,22 @@ class TwoStepsConfig(EnvConfig):
         return {"two_steps": {0: made}}
 
 
+@pytest.mark.parametrize(("episodes", "played"), [(4, [2, 1, 1]), (2, [1, 1])])
+def test_episodes_are_shared_out_and_not_one_more_is_played(make_policy_folder, episodes, played):
+    told = []
+    result = closed_loop.evaluate_policy(
+        make_policy_folder(), "so101_twin", episodes=episodes, image_size=32, workers=0,
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    families: dict = {}
+    for name, row in result["success"]["by_task"].items():
+        family = name.split("_")[0]
+        families[family] = families.get(family, 0) + row["episodes"]
+    assert list(families.values()) == played
+    assert result["success"]["episodes"] == episodes
+    assert told[-1] == (episodes, episodes)
+
+
 def test_an_environment_that_begins_again_in_the_same_step_is_counted_right(make_policy_folder):
     """And one that says nothing of its task is played all the same."""
     result = closed_loop.evaluate_policy(make_policy_folder(), "two_steps", episodes=6, seed=0)

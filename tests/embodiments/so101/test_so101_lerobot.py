@@ -16,7 +16,16 @@ def test_the_factory_makes_one_task_per_family():
     envs = make_env(make_env_config("so101_twin"), n_envs=2)
     assert list(envs) == ["so101_twin"]
     assert sorted(envs["so101_twin"]) == list(range(len(ALL_TASKS)))
+    assert ALL_TASKS == ("touch", "push", "bin")  # what a demonstration can be made of
     close_envs(envs)
+
+
+def test_a_task_named_twice_is_one_and_an_absent_block_is_said_to_be_absent():
+    assert make_env_config("so101_twin", task="touch, push,touch").families == ("touch", "push")
+    env = make_env(make_env_config("so101_twin", task="absent", image_size=32), n_envs=2)["so101_twin"][0]
+    env.reset(seed=[1, 2])
+    assert all(name.startswith("absent_") for name in env.call("task"))
+    env.close()
 
 
 def test_features_and_observations_have_lerobots_names():
