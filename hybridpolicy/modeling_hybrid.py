@@ -199,17 +199,16 @@ class HybridPolicy(StoredPolicy):
 
     @contextmanager
     def look(self, remember: bool = True) -> Iterator[None]:
-        """Around one look and the plan made from it: one that fails leaves no trace, nor, with `remember`
-        False, one that does not.
+        """Around one look and the plan made from it: what it leaves for later plans is kept if `remember`
+        and it comes to its end. One that fails or is interrupted is as if it had not been.
         """
         before = copy(self._memory), self._acts, self._last_plan, self._last_sent
+        kept = False
         try:
             yield
-        except BaseException:
-            remember = False
-            raise
+            kept = remember
         finally:
-            if not remember:
+            if not kept:
                 self._memory, self._acts, self._last_plan, self._last_sent = before
 
     @torch.no_grad()

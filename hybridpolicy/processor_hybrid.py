@@ -5,7 +5,7 @@ from typing import Any
 from lerobot.processor import PolicyAction, PolicyProcessorPipeline, make_default_pre_post_processors
 
 from hybridpolicy.configuration_hybrid import HybridConfig
-from hybridpolicy.statistics import usable
+from hybridpolicy.statistics import safe_statistics
 
 
 def make_hybrid_pre_post_processors(
@@ -27,5 +27,5 @@ def make_hybrid_pre_post_processors(
     if config.state_size:
         sizes["observation.state"] = config.state_size
     for key, size in sizes.items():
-        stats[key] = usable(stats, key, size)
+        stats[key] = safe_statistics(stats, key, size)
     return make_default_pre_post_processors(config, stats)

@@ -75,7 +75,7 @@ def normalisation(
     return (high + low) / 2, torch.where(high - low > UNCHANGED, (high - low) / 2, 1.0)
 
 
-def usable(stats: dict[str, dict[str, Any]], key: str, size: int) -> dict[str, Any]:
+def safe_statistics(stats: dict[str, dict[str, Any]], key: str, size: int) -> dict[str, Any]:
     """A column's statistics with which nothing is divided by nothing: a number that never changed in the data
     has deviation 1, and every range of it reaches 1 to both sides. Raises as `mean_std`.
     """

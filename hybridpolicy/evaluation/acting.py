@@ -235,19 +235,24 @@ class Actor:
         """
         if self._planner is None:
             raise ConfigurationError("hybrid: no planner to propose with; call set_planner first")
+        since = time.perf_counter()
         with self.policy.look(remember):
-            return self._choose(self.batch(pixels, state, texts, extra), left_over, delay, elapsed)
+            return self._choose(self.batch(pixels, state, texts, extra), since, left_over, delay, elapsed)
 
     def _choose(
-        self, batch: dict[str, Any], left_over: torch.Tensor | None, delay: int, elapsed: int | None
+        self,
+        batch: dict[str, Any],
+        since: float,
+        left_over: torch.Tensor | None,
+        delay: int,
+        elapsed: int | None,
     ) -> tuple[Proposals, torch.Tensor | None]:
-        """As `choose`, of a batch."""
+        """As `choose`, of a batch; since: when its observation came, which a budget counts from."""
         assert self._planner is not None
         if self._planner.embodiment is not self.policy.embodiment:
             raise ConfigurationError(
                 "hybrid: the planner was set for another arm than is active now; call set_planner again"
             )
-        since = time.perf_counter()
         context = self.policy.observe(batch, elapsed)
         body, device, warm, committed = self.policy.embodiment, context.latents.device, None, None
         if left_over is not None and len(left_over) == context.size:

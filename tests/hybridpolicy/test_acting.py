@@ -1,7 +1,5 @@
 """Acting: one step of regression, queues, real-time chunking, relative actions, and what is refused."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,13 +7,8 @@ from lerobot.rollout.inference.rtc import _normalize_prev_actions_length, suppor
 
 from hybridpolicy.context import present
 from hybridpolicy.couplings import COUPLINGS
-from hybridpolicy.doubt import disagreement
-from hybridpolicy.embodiment import Embodiment
-from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError, QueryError
+from hybridpolicy.errors import ConfigurationError, DatasetError, NonFiniteError
 from hybridpolicy.evaluation.acting import Actor
-from hybridpolicy.flow import CounterNoise
-from hybridpolicy.future import Future
-from hybridpolicy.planner_settings import PlannerSettings
 from hybridpolicy.processor_hybrid import make_hybrid_pre_post_processors
 
 FIXED = ("never", "always")  # on_uncertainty is one of the two, decided at run time
@@ -197,42 +190,7 @@ def test_relative_needs_a_state(make_policy, make_batch):
         policy.train().forward(make_batch(2, 1, state=False))
 
 
-# -- queries and refusals
-def test_queries_follow_from_the_row(make_policy, make_batch):
-    answered, refused, noise = 0, 0, CounterNoise(0, 0, torch.arange(2))
-    for row in COUPLINGS.values():
-        policy = make_policy(coupling=row.name).eval()
-        context, chunk = policy.context(make_batch(2, 0)), torch.randn(2, 4, 4)
-        future = policy.network.start_future(context)
-        asked = {
-            "imagine": lambda p=policy, c=context: p.queries.imagine(c, noise),
-            "imagine_actions": lambda p=policy, c=context, a=chunk: p.queries.imagine(c, noise, a),
-            "infer_actions": lambda p=policy, c=context, f=future: p.queries.infer_actions(c, noise, f),
-        }
-        for name, ask in asked.items():
-            if name in row.queries:
-                result = ask()
-                assert (result if name == "infer_actions" else result.latents).shape[0] == 2
-                answered += 1
-            else:
-                with pytest.raises(
-                    QueryError, match=f"{row.name!r} cannot answer {name!r}; rows that can: .*joint"
-                ):
-                    ask()
-                refused += 1
-    assert (answered, refused) == (10, 11)
-
-
-def test_imagined_futures_depend_on_the_actions_given(make_policy, make_batch):
-    policy = make_policy(coupling="joint").eval()
-    context, noise = policy.context(make_batch(2, 0)), CounterNoise(0, 0, torch.arange(2))
-    with torch.no_grad():
-        futures = [policy.queries.imagine(context, noise, torch.randn(2, 4, 4)) for _ in range(2)]
-    assert futures[0].latents.shape == (2, 2, 4, 16)
-    assert futures[0].state.shape == (2, 2, 4)
-    assert float((futures[0].latents - futures[1].latents).abs().max()) > 1e-4
-
-
+# -- refusals
 def test_acting_without_statistics_is_refused(make_policy, make_batch):
     policy = make_policy(with_stats=False)
     for act in (lambda: policy.predict_action_chunk(make_batch(1, 0)), lambda: policy.forward(make_batch())):
@@ -326,124 +284,3 @@ def test_a_look_that_fails_leaves_no_trace(make_policy, make_batch, imagine):
     if doubt is not None:
         assert torch.equal(policy.last_doubt, doubt)
         assert bool(policy.last_imagined.all())
-
-
-def test_a_part_of_a_future_is_no_future(make_policy, make_batch):
-    """Tokens of its last moment alone would be taken for those of the first."""
-    noise = CounterNoise(0, 0, torch.arange(2))
-    for coupling in ("joint", "cascaded", "autoregressive"):
-        policy = make_policy(coupling=coupling, outcome_weight=1.0).eval()
-        context = policy.context(make_batch(2, 0))
-        future = policy.queries.imagine(context, noise)
-        for wrong in (future.at(-1), Future.join([future, future.at(-1)])):
-            with pytest.raises(QueryError, match=r"this policy's have 2, \[2, 4\] frames ahead"):
-                policy.queries.infer_actions(context, noise, wrong)
-            with pytest.raises(QueryError, match="give all of them"):
-                policy.queries.evaluate(context, wrong)
-        with pytest.raises(QueryError, match="a future without the state"):
-            policy.queries.infer_actions(context, noise, replace(future, state=None))
-
-
-def test_a_planner_is_of_one_arm_and_arms_that_stand_plan_apart(make_policy, make_batch, stats):
-    policy = make_policy(coupling="joint", action_law="flow", rtc_share=0.5).eval()
-    pre, post = make_hybrid_pre_post_processors(policy.config, stats)
-    actor = Actor(policy, pre, post)
-    actor.set_planner(PlannerSettings(2, success=0.0))
-    pixels = {name: np.zeros((2, 32, 32, 3), np.uint8) for name in policy.config.cameras}
-    asked = (pixels, np.tile(stats["action"]["mean"], (2, 1)), ["push"] * 2)
-    _, chosen = actor.choose(*asked)
-    left = chosen[:, 2:].clone()
-    assert actor.choose(*asked, left_over=left, delay=1)[1] is not None
-    left[1] = torch.nan
-    with pytest.raises(ConfigurationError, match="some stand, so not all can keep the 1 actions"):
-        actor.choose(*asked, left_over=left, delay=1)
-    policy.embodiments["arm"] = Embodiment(policy.config)
-    with pytest.raises(ConfigurationError, match="for another arm than is active now"):
-        actor.choose(*asked)
-
-
-# -- imagination on demand
-def observations(make_batch, count):
-    return [make_batch(2, 0) for _ in range(count)]
-
-
-@pytest.mark.parametrize("coupling", ["joint", "cascaded"])
-def test_a_plan_that_is_torn_up_is_made_again_with_a_future(make_policy, make_batch, coupling):
-    policy = make_policy(coupling=coupling).eval()
-    first, second = observations(make_batch, 2)
-    never = [policy.predict_action_chunk(batch) for batch in (first, second)]
-    torn = (never[1][:, :-2] - never[0][:, 2:]).abs().mean(dim=(1, 2))
-    assert policy.last_doubt is None  # nobody asks
-    policy.config.imagine = "always"
-    always = policy.predict_action_chunk(second)
-    assert not torch.allclose(always, never[1], atol=1e-4)
-
-    policy.config.imagine = "on_uncertainty"
-    policy.config.imagine_threshold = float(torn.mean())  # between the two samples
-    policy.reset()
-    assert torch.equal(policy.predict_action_chunk(first), never[0])  # nothing to break with yet
-    assert policy.last_doubt is None
-    assert policy.last_imagined.tolist() == [False, False]
-    mixed = policy.predict_action_chunk(second)
-    torch.testing.assert_close(policy.last_doubt, torn)
-    for sample in range(2):
-        doubtful = bool(torn[sample] > torn.mean())
-        expected = always if doubtful else never[1]
-        torch.testing.assert_close(mixed[sample], expected[sample], rtol=0, atol=1e-6)
-    assert policy.last_imagined.tolist() == (torn > torn.mean()).tolist()
-    policy.reset()
-    assert policy.last_doubt is None
-    assert policy.last_imagined is None
-
-
-def test_a_flow_doubts_where_its_samples_lie_apart_already_at_the_first_look(make_policy, make_batch):
-    policy = make_policy(coupling="joint", action_law="flow", action_steps=4).eval()
-    policy.config.imagine, policy.config.imagine_threshold = "on_uncertainty", 1e9
-    batch = make_batch(2, 0)
-    policy.network.streams.token_forwards = 0
-    policy.predict_action_chunk(batch)
-    spent = policy.network.streams.token_forwards
-    doubt = policy.last_doubt
-    noise = CounterNoise(policy.config.seed, (1 << 40) + 1, torch.arange(2))
-    context = policy.context(batch)
-    with torch.no_grad():
-        one, other = (policy.queries.guess(context, noise, draw) for draw in ("", "again"))
-    torch.testing.assert_close(doubt, (one - other).abs().mean(dim=(1, 2)))
-    assert float(doubt.min()) > 0.0
-    policy.reset()
-    policy.config.imagine = "never"
-    policy.network.streams.token_forwards = 0
-    policy.predict_action_chunk(batch)
-    assert spent - policy.network.streams.token_forwards == 2 * 2 * 4  # two rows of the chunk, nothing else
-
-
-def test_plans_that_do_not_overlap_cannot_be_in_doubt(make_config):
-    with pytest.raises(ConfigurationError, match="nothing is left of it; lower n_action_steps"):
-        make_config(coupling="joint", imagine="on_uncertainty", imagine_threshold=0.1, n_action_steps=4)
-
-
-def test_on_demand_needs_a_threshold_and_a_policy(make_config, make_policy, make_batch):
-    with pytest.raises(ConfigurationError, match="needs a positive one, which `hybridpolicy calibrate"):
-        make_config(coupling="joint", imagine="on_uncertainty")
-    with pytest.raises(ConfigurationError, match="coupling = features offers imagine = always"):
-        make_config(coupling="features", imagine="on_uncertainty", imagine_threshold=1.0)
-    policy = make_policy(coupling="joint", imagine="on_uncertainty", imagine_threshold=0.1).eval()
-    context = policy.context(make_batch(1, 0))
-    with pytest.raises(QueryError, match="decided by the policy"):
-        policy.queries.act(context, CounterNoise(0, 0, torch.arange(1)))
-    actor = Actor(make_policy(coupling="joint"), None, None)
-    with pytest.raises(ConfigurationError, match="needs a positive one"):
-        actor.set_imagine("on_uncertainty")
-
-
-def test_disagreement_is_of_the_same_moments_and_not_of_what_was_committed():
-    last = torch.randn(2, 4, 4)
-    for elapsed in (0, 1, 3):
-        ahead = torch.cat((last[:, elapsed:], torch.randn(2, elapsed, 4)), dim=1)
-        assert disagreement(ahead, last, elapsed).tolist() == [0.0, 0.0]
-        assert bool((disagreement(ahead + 1.0, last, elapsed) > 0.9).all())
-    broken = last.clone()
-    broken[:, 0] += 8.0
-    assert bool((disagreement(broken, last, 0) > 1.0).all())
-    assert disagreement(broken, last, 0, given=1).tolist() == [0.0, 0.0]
-    assert disagreement(broken, last, 4).tolist() == [0.0, 0.0]  # nothing is left of the last plan
