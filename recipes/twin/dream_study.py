@@ -164,9 +164,10 @@ def run_study(
                 imagined = imagined_success(actor, env, episodes)
                 row = asked | {"true": _side(true), "imagined": _side(imagined)}
                 known.append(row)
+                _write(path, [*rows, row], known, world, made)
             rows.append(row)
-            _write(path, rows, known, world, made)
             bar.advance()
+    _write(path, rows, known, world, made)
     return path
 
 

@@ -50,9 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from recipes.arm.setup import RunSettings
     from recipes.commands import files
 
-    RunSettings(
-        "the simulated arm", args.policy, rate_hz=args.rate, episodes=args.episodes
-    )  # refused now, not after one side
+    # Refused now, and not after the direct side has been played.
+    RunSettings("the simulated arm", args.policy, rate_hz=args.rate, episodes=args.episodes)
     files.check_writable(Path(args.output) if args.output else None, "--output")
     lerobot_policy_hybrid.register(everything=True)
     from hybridpolicy.files import write_json
